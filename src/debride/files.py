@@ -1,0 +1,77 @@
+"""Files and folders that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from debride.errors import DebrideError
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write a file under a temporary name beside `path`, then rename it.
+
+    Raises
+    ------
+    DebrideError
+        When the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def staged_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder beside `path` that takes its place when the block ends well.
+
+    A folder that is already there is replaced only then; on any error, Ctrl-C included,
+    it stays as it was and the staged one is removed.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise DebrideError(f"'{path}' is a file: give a folder to write to")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        os.chmod(stage, 0o755 & ~_umask())
+    except OSError as error:
+        raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
+    try:
+        yield stage
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old)
+            os.replace(stage, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(stage, path)
+    except OSError as error:
+        raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
