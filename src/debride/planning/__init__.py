@@ -1,0 +1,1 @@
+"""Planning: which units belong together, what a network costs, and what each group keeps."""

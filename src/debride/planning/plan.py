@@ -1,0 +1,272 @@
+"""The plan: what every group of coupled units keeps. JSON that a person can read and edit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from debride.errors import DebrideError
+from debride.planning.costs import Costs
+
+SCHEMA_VERSION = 1
+
+Side = Literal["out", "in"]
+Kind = Literal["channel", "neuron"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of one module that a group's units run through.
+
+    Unit u occupies the positions ``offset + u * block + [0 … block)`` of that side.
+    """
+
+    module: str
+    side: Side
+    offset: int = 0
+    block: int = 1
+
+    def positions(self, units: Sequence[int]) -> list[int]:
+        """Return the positions along this side that `units` occupy.
+
+        Examples
+        --------
+        >>> Member("fc", "in", offset=10, block=2).positions([0, 3])
+        [10, 11, 16, 17]
+        """
+        return [self.offset + u * self.block + k for u in units for k in range(self.block)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that must go together: channels of coupled layers, or neurons of one MLP."""
+
+    name: str
+    kind: Kind
+    units: int
+    members: tuple[Member, ...]
+    taps: tuple[str, ...]
+    """Modules at whose output a unit's relevance is read, one per layer that produces it."""
+
+
+@dataclass(frozen=True)
+class PlannedGroup(Group):
+    """A group together with the units that it keeps (indices of the original network)."""
+
+    keep: tuple[int, ...] = ()
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """The units that go."""
+        kept = set(self.keep)
+        return tuple(u for u in range(self.units) if u not in kept)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every group keeps; its indices always refer to the original network.
+
+    Attributes
+    ----------
+    groups : tuple of PlannedGroup
+    fingerprint : str
+        Of the architecture that the plan was made for (names and shapes of its tensors).
+    before, after : Costs
+        Multiply-accumulates, parameters and bytes for one image, measured.
+    made_by : mapping
+        Criterion, budget and other choices that led here, for the reader.
+    """
+
+    groups: tuple[PlannedGroup, ...]
+    fingerprint: str
+    before: Costs
+    after: Costs
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def macs_kept(self) -> float:
+        """Fraction of the multiply-accumulates that stays."""
+        return self.after.macs / max(self.before.macs, 1)
+
+    @property
+    def params_kept(self) -> float:
+        """Fraction of the parameters that stays."""
+        return self.after.params / max(self.before.params, 1)
+
+    @property
+    def units_kept(self) -> float:
+        """Fraction of the units that stays."""
+        total = sum(group.units for group in self.groups)
+        return sum(len(group.keep) for group in self.groups) / max(total, 1)
+
+    def with_keep(self, keep: Mapping[str, Sequence[int]]) -> Plan:
+        """Return the plan with other kept units for the groups named; costs are left as they are."""
+        return replace(
+            self,
+            groups=tuple(
+                replace(group, keep=tuple(sorted(keep.get(group.name, group.keep))))
+                for group in self.groups
+            ),
+        )
+
+    def check(self, model: nn.Module) -> None:
+        """Raise unless the plan fits the architecture of `model` (the original, uncut network).
+
+        Raises
+        ------
+        DebrideError
+            Naming the first thing that does not fit.
+        """
+        if (found := fingerprint(model)) != self.fingerprint:
+            raise DebrideError(
+                "the plan was made for another architecture (fingerprint "
+                f"{self.fingerprint[:12]}, this network has {found[:12]}): "
+                "apply it to the network that it was made for"
+            )
+        modules = dict(model.named_modules())
+        for group in self.groups:
+            for member in group.members:
+                if member.module not in modules:
+                    raise DebrideError(
+                        f"group '{group.name}' names a module '{member.module}' "
+                        "that the network does not have"
+                    )
+
+    def to_json(self) -> str:
+        """Write the plan as JSON text, one line a group."""
+        groups = [
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "units": group.units,
+                "keep": write_ranges(group.keep),
+                "taps": list(group.taps),
+                "members": [
+                    [member.module, member.side, member.offset, member.block]
+                    for member in group.members
+                ],
+            }
+            for group in self.groups
+        ]
+        head = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self.fingerprint,
+            "cost": {"before": self.before.to_dict(), "after": self.after.to_dict()},
+            "made_by": dict(self.made_by),
+        }
+        lines = ",\n  ".join(json.dumps(group) for group in groups)
+        return json.dumps(head, indent=1)[:-2] + f',\n "groups": [\n  {lines}\n ]\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan and check every field.
+
+        Raises
+        ------
+        DebrideError
+            When the text is not JSON, of a newer schema, or names units out of range.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise DebrideError(f"the plan is not valid JSON: {error}") from error
+        try:
+            version = data["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise DebrideError(
+                    f"the plan has schema version {version!r}, this Debride reads {SCHEMA_VERSION}: "
+                    "update Debride or make the plan again"
+                )
+            return cls(
+                groups=tuple(_read_group(entry) for entry in data["groups"]),
+                fingerprint=str(data["fingerprint"]),
+                before=Costs.from_dict(data["cost"]["before"]),
+                after=Costs.from_dict(data["cost"]["after"]),
+                made_by=dict(data.get("made_by", {})),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DebrideError(f"the plan is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
+    name, units = str(entry["name"]), entry["units"]
+    if not isinstance(units, int) or units < 1:
+        raise DebrideError(f"the plan's group '{name}' has {units!r} units: expected 1 or more")
+    keep = read_ranges(entry["keep"], where=f"group '{name}'")
+    if not keep:
+        raise DebrideError(f"the plan's group '{name}' keeps nothing: keep at least one unit")
+    if keep[-1] >= units:
+        raise DebrideError(
+            f"the plan's group '{name}' keeps unit {keep[-1]}, but has units 0 to {units - 1}"
+        )
+    if entry["kind"] not in ("channel", "neuron"):
+        raise DebrideError(f"the plan's group '{name}' has unknown kind {entry['kind']!r}")
+    members = []
+    for module, side, offset, block in entry["members"]:
+        if (
+            side not in ("out", "in")
+            or not isinstance(offset, int)
+            or not isinstance(block, int)
+            or offset < 0
+            or block < 1
+        ):
+            raise DebrideError(f"the plan's group '{name}' has a damaged member '{module}'")
+        members.append(Member(str(module), side, offset, block))
+    return PlannedGroup(
+        name=name,
+        kind=entry["kind"],
+        units=units,
+        members=tuple(members),
+        taps=tuple(str(tap) for tap in entry["taps"]),
+        keep=keep,
+    )
+
+
+def write_ranges(indices: Sequence[int]) -> str:
+    """Write sorted indices as ranges, the way people write them.
+
+    Examples
+    --------
+    >>> write_ranges([0, 1, 2, 5, 7, 8])
+    '0-2 5 7-8'
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def read_ranges(text: str, *, where: str = "plan") -> tuple[int, ...]:
+    """Read what `write_ranges` wrote; duplicates and disorder are errors.
+
+    Examples
+    --------
+    >>> read_ranges("0-2 5")
+    (0, 1, 2, 5)
+    """
+    indices: list[int] = []
+    for part in str(text).replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise DebrideError(f"{where}: '{part}' is not an index or a range such as 3-7")
+        low, high = int(first), int(last or first)
+        if high < low or high - low > 10_000_000 or (indices and low <= indices[-1]):
+            raise DebrideError(f"{where}: '{part}' is out of order; write indices in rising order")
+        indices.extend(range(low, high + 1))
+    return tuple(indices)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a hash of the names and shapes of a network's tensors, whatever their values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""How each kind of layer loses positions of its input or output.
+
+A layer is cut by keeping `index` along one dimension of its tensors and correcting the sizes
+it states about itself. Another kind of layer is added with ``@register_layer(its_class)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from debride.errors import DebrideError
+from debride.planning.plan import Side
+
+Cutter = Callable[[nn.Module, Side, Tensor], None]
+
+_CUTTERS: dict[type[nn.Module], Cutter] = {}
+
+
+def register_layer(*kinds: type[nn.Module]) -> Callable[[Cutter], Cutter]:
+    """Register the function that cuts layers of these classes (and classes made from them)."""
+
+    def add(cutter: Cutter) -> Cutter:
+        for kind in kinds:
+            _CUTTERS[kind] = cutter
+        return cutter
+
+    return add
+
+
+def cutter_of(module: nn.Module) -> Cutter | None:
+    """Return what cuts this layer, or None where nothing can."""
+    for kind in type(module).__mro__:
+        if kind in _CUTTERS:
+            return _CUTTERS[kind]
+    return None
+
+
+def width(module: nn.Module, side: Side) -> int:
+    """Return how many positions a layer has on one side.
+
+    Raises
+    ------
+    DebrideError
+        For a kind of layer that cannot be cut.
+    """
+    if isinstance(module, _ConvNd):
+        return module.out_channels if side == "out" else module.in_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features if side == "out" else module.in_features
+    if isinstance(module, _BatchNorm):
+        return module.num_features
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters
+    raise DebrideError(f"a {type(module).__name__} cannot be cut: protect it or register a layer")
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Tell whether every input channel of a convolution has its own, single output channel."""
+    return (
+        isinstance(module, _ConvNd)
+        and module.groups > 1
+        and module.groups == module.in_channels == module.out_channels
+    )
+
+
+def _select(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
+    old = getattr(module, name, None)
+    if old is None:
+        return
+    new = old.detach().index_select(dim, index.to(old.device)).clone()
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, new)
+
+
+@register_layer(_ConvNd)
+def _cut_convolution(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, _ConvNd)
+    kept = index.numel()
+    if is_depthwise(module):
+        _select(module, "weight", 0, index)
+        _select(module, "bias", 0, index)
+        module.in_channels = module.out_channels = module.groups = kept
+        return
+    output_dim = 1 if isinstance(module, _ConvTransposeNd) else 0
+    if side == "out":
+        _select(module, "weight", output_dim, index)
+        _select(module, "bias", 0, index)
+        module.out_channels = kept
+    else:
+        _select(module, "weight", 1 - output_dim, index)
+        module.in_channels = kept
+
+
+@register_layer(nn.Linear)
+def _cut_linear(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, nn.Linear)
+    if side == "out":
+        _select(module, "weight", 0, index)
+        _select(module, "bias", 0, index)
+        module.out_features = index.numel()
+    else:
+        _select(module, "weight", 1, index)
+        module.in_features = index.numel()
+
+
+@register_layer(_BatchNorm)
+def _cut_batch_norm(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, _BatchNorm)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _select(module, name, 0, index)
+    module.num_features = index.numel()
+
+
+@register_layer(nn.PReLU)
+def _cut_prelu(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, nn.PReLU)
+    if module.num_parameters > 1:
+        _select(module, "weight", 0, index)
+        module.num_parameters = index.numel()
+
+
+def silence(module: nn.Module, index: Tensor) -> None:
+    """Set the weights that read the input positions `index` to zero, in place."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    dim = 0 if isinstance(module, _ConvTransposeNd) else 1
+    with torch.no_grad():
+        weight.index_fill_(dim, index.to(weight.device), 0)
