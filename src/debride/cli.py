@@ -1,0 +1,224 @@
+"""The command line: each command is a few lines over `debride.workflow`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from debride import __version__
+from debride.config import Settings
+from debride.errors import DebrideError
+from debride.flags import signature
+from debride.settings import (
+    ApplySettings,
+    DemoSettings,
+    DoctorSettings,
+    EvaluateSettings,
+    ExplainSettings,
+    PruneSettings,
+    ReportSettings,
+    TrainSettings,
+)
+
+S = TypeVar("S", bound=Settings)
+
+app = typer.Typer(
+    name="debride",
+    help="Cut a medical-imaging network down to the parts that carry its decisions, "
+    "and show that it still decides for the same reasons.",
+    epilog="Start with [bold]debride demo[/bold]; it needs no images and no network.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"debride {__version__}")
+        raise typer.Exit
+
+
+def command(
+    settings: type[S],
+    panel: str,
+    *,
+    epilog: str,
+    interrupted: str = "nothing was written",
+) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
+    """Register a function of one settings object as a command with a flag per setting."""
+
+    def register(function: Callable[[S], None]) -> Callable[[S], None]:
+        def run(config: Path | None, debug: bool, **flags: Any) -> None:
+            resolved = settings.resolve(flags, config)
+            try:
+                function(resolved)
+            except KeyboardInterrupt:
+                kept = interrupted.format(out=getattr(resolved, "out", None))
+                raise _InterruptedError(f"stopped: {kept}") from None
+
+        run.__signature__ = signature(settings)  # type: ignore[attr-defined]
+        run.__annotations__ = {
+            name: parameter.annotation for name, parameter in signature(settings).parameters.items()
+        }
+        app.command(function.__name__, help=function.__doc__, epilog=epilog, rich_help_panel=panel)(
+            run
+        )
+        return function
+
+    return register
+
+
+@command(DemoSettings, "Start here", epilog="Example: debride demo")
+def demo(settings: DemoSettings) -> None:
+    """Train a small network on drawn radiographs, halve it, and show the report (minutes)."""
+    from debride.demo import run
+
+    run(settings)
+
+
+@command(
+    DoctorSettings,
+    "Start here",
+    epilog="Example: debride doctor --model torchvision:resnet18 --data scans/",
+)
+def doctor(settings: DoctorSettings) -> None:
+    """Say, before long work, what can be explained and cut, and what it will take."""
+    from debride.doctor import run
+
+    run(settings)
+
+
+@command(
+    TrainSettings,
+    "Work",
+    epilog="Example: debride train --data scans/ --model torchvision:resnet18 "
+    "--image-size 64 --out runs/base",
+    interrupted="the finished epochs are kept in {out}; run the same command again to go on",
+)
+def train(settings: TrainSettings) -> None:
+    """Train a baseline, for those who have no network; run it again after Ctrl-C to go on."""
+    from debride.workflow import train as work
+
+    work(settings)
+
+
+@command(
+    PruneSettings,
+    "Work",
+    epilog="Example: debride prune --model runs/base --data scans/ --macs 0.5 --out runs/half",
+)
+def prune(settings: PruneSettings) -> None:
+    """Cut a trained network down and show what changed."""
+    from debride.workflow import prune as work
+
+    work(settings)
+
+
+@command(
+    ApplySettings,
+    "Work",
+    epilog="Example: debride apply --plan runs/half/plan.json --model runs/base "
+    "--data scans/ --out runs/again",
+)
+def apply(settings: ApplySettings) -> None:
+    """Apply a plan (which may have been edited by hand) to a checkpoint."""
+    from debride.workflow import apply as work
+
+    work(settings)
+
+
+@command(
+    EvaluateSettings,
+    "Look",
+    epilog="Example: debride evaluate --model runs/half --original runs/base --data scans/",
+)
+def evaluate(settings: EvaluateSettings) -> None:
+    """Measure a network, alone or beside the one it was cut from."""
+    from debride.workflow import evaluate as work
+
+    work(settings)
+
+
+@command(
+    ExplainSettings,
+    "Look",
+    epilog="Example: debride explain --model runs/half --images scan.png --out heatmaps",
+)
+def explain(settings: ExplainSettings) -> None:
+    """Draw heatmaps over images, as PNG files."""
+    from debride.workflow import explain as work
+
+    work(settings)
+
+
+@command(ReportSettings, "Look", epilog="Example: debride report --run runs/half")
+def report(settings: ReportSettings) -> None:
+    """Write report.html of a finished run anew."""
+    from debride.workflow import report as work
+
+    work(settings)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: done. 1: something unforeseen. 2: something the user can mend. 130: Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return app(given, prog_name="debride", standalone_mode=False) or 0
+    except _InterruptedError as error:
+        return _fail(str(error), 130)
+    except DebrideError as error:
+        message, code = str(error), 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of Typer's
+            return _fail(_usage(error), 2)
+        message, code = f"{_unforeseen(error)}; run again with --debug for the traceback", 1
+    if "--debug" in given:
+        Console(stderr=True).print_exception(suppress=[typer])
+    return _fail(message, code)
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C, with what to tell the user."""
+
+
+def _fail(message: str, code: int) -> int:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}")
+    return code
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "not enough memory: give a smaller --batch-size or --image-size"
+    if isinstance(error, OSError) and error.strerror:
+        name = f" '{error.filename}'" if error.filename else ""
+        return f"{error.strerror.lower()}{name}"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _usage(error: Any) -> str:
+    """Say a usage error with the command whose --help has the answer."""
+    message = error.format_message().rstrip(". ")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "debride"
+    return f"{message}; '{path} --help' lists what there is"

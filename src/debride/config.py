@@ -1,0 +1,140 @@
+"""How settings are described, merged and checked: flags over a YAML file over the defaults.
+
+The settings of each command stand in `debride.settings`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from debride.errors import DebrideError
+
+
+def _split(value: object) -> object:
+    """Turn ``"0.5, 0.25"`` into a list; a single number into a list of one."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int | float) else value
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    panel: str,
+    metavar: str,
+    shown: str | None = None,
+    **limits: Any,
+) -> Any:
+    """Describe a setting: its default, its line of help, its group and what it takes.
+
+    Parameters
+    ----------
+    default
+        The default; ``...`` for a setting that must be given.
+    help
+        One line for ``--help``, units included.
+    panel
+        The group of flags it is shown in.
+    metavar
+        What the flag takes, such as ``FILE``.
+    shown
+        The default in words, where the value itself says too little.
+    limits
+        Passed to `pydantic.Field`, for example ``ge=1``.
+    """
+    extra: dict[str, Any] = {"panel": panel, "metavar": metavar, "shown": shown}
+    return Field(default, description=help, json_schema_extra=extra, **limits)
+
+
+class Settings(BaseModel):
+    """What every command takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
+
+    seed: int = option(
+        0, "Seed of every random choice.", panel="Run", metavar="INTEGER", ge=0, lt=2**31
+    )
+    device: str = option(
+        "auto",
+        "Where to compute: auto, cpu, cuda, cuda:1 or mps.",
+        panel="Run",
+        metavar="DEVICE",
+    )
+
+    @classmethod
+    def resolve(cls, flags: Mapping[str, Any], config: Path | None = None) -> Self:
+        """Merge flags over a YAML file over the defaults.
+
+        Raises
+        ------
+        DebrideError
+            For a file that cannot be read, an unknown key, or a value of the wrong kind.
+
+        Examples
+        --------
+        >>> Settings.resolve({"seed": "3", "device": None})
+        Settings(seed=3, device='auto')
+        """
+        from_file = _read_yaml(config, cls) if config is not None else {}
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls.model_validate({**from_file, **given})
+        except ValidationError as error:
+            raise DebrideError(_sentence(error, given, config)) from None
+
+
+def _read_yaml(path: Path, settings: type[Settings]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DebrideError(f"no file '{path}': give --config an existing YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DebrideError(f"cannot read '{path}': {error}") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise DebrideError(f"'{path}' is not YAML: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise DebrideError(f"'{path}' must hold lines of 'name: value', as in 'macs: 0.5'")
+    known = settings.model_fields
+    values = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
+            raise DebrideError(f"'{path}' has an unknown key '{key}'{hint}")
+        values[name] = value
+    return values
+
+
+def _sentence(error: ValidationError, given: Mapping[str, Any], config: Path | None) -> str:
+    """Say the first thing that is wrong in one sentence."""
+    missing = [_flag(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
+    if missing:
+        return f"{' and '.join(missing)} must be given (as a flag, or in the file of --config)"
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    reason = reason[0].lower() + reason[1:]
+    name = str(first["loc"][0])
+    where = _flag(name) if name in given or config is None else f"'{name}' in '{config}'"
+    return f"{where} cannot be '{first['input']}': {reason}"
+
+
+def _flag(name: object) -> str:
+    return "--" + str(name).replace("_", "-")

@@ -1,0 +1,103 @@
+"""Command-line flags made from settings, so that a setting is described once."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+
+from debride.config import Settings
+
+PANELS = (
+    "Network",
+    "Images",
+    "Preparing images",
+    "Training",
+    "Relevance",
+    "Cutting",
+    "Evidence",
+    "Run",
+)
+
+
+def signature(settings: type[Settings]) -> inspect.Signature:
+    """Give the signature of a Typer command with a flag per setting, ``--config`` and ``--debug``.
+
+    A flag that is not given is None, so that the file of ``--config`` can fill it.
+    """
+    fields = sorted(
+        settings.model_fields.items(), key=lambda item: PANELS.index(_extra(item[1])["panel"])
+    )
+    return inspect.Signature(
+        [*(_parameter(name, field) for name, field in fields), _CONFIG, _DEBUG]
+    )
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra = _extra(field)
+    flag = "--" + name.replace("_", "-")
+    text = escape(field.description or "")
+    if field.is_required():
+        text += " [red]\\[required][/red]"
+    elif (shown := extra["shown"] or _shown(field.default)) is not None:
+        text += f" [dim]\\[default: {escape(shown)}][/dim]"
+    kind: Any = str
+    declaration = flag
+    if field.annotation is bool:
+        kind = bool
+        declaration = f"{flag}/--no-{flag[2:]}" if field.default else flag
+    given = typer.Option(
+        declaration,
+        help=text,
+        metavar=extra["metavar"] or " ",
+        show_default=False,
+        rich_help_panel=extra["panel"],
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, given],
+    )
+
+
+def _shown(default: Any) -> str | None:
+    if default is None or default is False:
+        return None
+    return "yes" if default is True else str(default)
+
+
+_CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="YAML file of settings, one 'name: value' a line; flags override it.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel="Run",
+        ),
+    ],
+)
+_DEBUG = inspect.Parameter(
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Show the traceback of an error.", metavar=" ", rich_help_panel="Run"
+        ),
+    ],
+)
