@@ -1,0 +1,1 @@
+"""MedMNIST by name."""
