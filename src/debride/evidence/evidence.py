@@ -1,0 +1,282 @@
+"""The noun of this stage: `Evidence`, its JSON form, and the pictures that go beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+
+from debride.errors import DebrideError
+from debride.files import write_atomic
+from debride.models.outputs import Task as Task
+
+
+class Performance(TypedDict):
+    """How well one network does on the split; every share is within 0 and 1.
+
+    For multi-label tasks `accuracy` is the share of single labels that are right,
+    `balanced_accuracy` the mean over labels of (sensitivity + specificity) / 2, and
+    `support` the number of positive images.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    roc_auc: float | None
+    roc_auc_missing: str | None
+    """Why there is no ROC AUC; None when there is one."""
+    recall: list[float | None]
+    """In the order of the classes; None for a class without images."""
+    support: list[int]
+
+
+class Cost(TypedDict):
+    """What one network costs: parameters, MACs an image, bytes as safetensors."""
+
+    params: int
+    macs: int
+    bytes: int
+
+
+class PerformancePair(TypedDict):
+    """Performance before and after."""
+
+    original: Performance | None
+    model: Performance
+
+
+class CostPair(TypedDict):
+    """Cost before and after."""
+
+    original: Cost | None
+    model: Cost
+
+
+class Decisions(TypedDict):
+    """How many images the two networks decide alike, and what became of the others."""
+
+    same: int
+    lost: int
+    """The original was right, the model is wrong."""
+    gained: int
+    """The original was wrong, the model is right."""
+    otherwise: int
+    """Both wrong, in different ways."""
+
+
+class Latency(TypedDict):
+    """Milliseconds a batch: the median of the runs and the quartiles around it."""
+
+    median: float
+    q25: float
+    q75: float
+
+
+class BatchLatency(TypedDict):
+    """Latency of both networks at one batch size, measured in turns."""
+
+    batch: int
+    runs: int
+    original: Latency | None
+    model: Latency
+    speedup: float | None
+    """Median of the original over median of the model: 2 is twice as fast."""
+    speedup_q25: float | None
+    speedup_q75: float | None
+
+
+class Speed(TypedDict):
+    """Latency and what it was measured with."""
+
+    device: str
+    threads: int
+    torch: str
+    batches: list[BatchLatency]
+
+
+class Spread(TypedDict):
+    """Mean, median and tenth percentile over the explained images."""
+
+    mean: float
+    median: float
+    q10: float
+
+
+class Explanations(TypedDict):
+    """How alike the heatmaps of the two networks are, for the same class of the same image."""
+
+    images: int
+    undefined: int
+    """Images left out because one of their heatmaps is the same everywhere."""
+    method: str
+    rules: str
+    spearman: Spread
+    top10_overlap: Spread
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its heatmaps before and after, for the report.
+
+    Attributes
+    ----------
+    index
+        Position in the split.
+    true, before_classes, after_classes
+        Class indices; several or none only for multi-label tasks.
+    before_score, after_score
+        Probability that each network gives its own decision (multi-label: the target).
+    target
+        The class explained in both heatmaps: the original's most likely one.
+    spearman, top10_overlap
+        Likeness of the two heatmaps; None without an original, or if a map is constant.
+    slice
+        The slice shown of a volume, along the first spatial axis; None for 2-D images.
+    image, before, after
+        (H, W) or (H, W, 3) uint8; (H, W) float32 relevance. None until `load_samples`.
+    """
+
+    index: int
+    true: tuple[int, ...]
+    after_classes: tuple[int, ...]
+    after_score: float
+    target: int
+    before_classes: tuple[int, ...] | None = None
+    before_score: float | None = None
+    spearman: float | None = None
+    top10_overlap: float | None = None
+    slice: int | None = None
+    image: npt.NDArray[np.uint8] | None = None
+    before: npt.NDArray[np.float32] | None = None
+    after: npt.NDArray[np.float32] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the two networks decide this image differently."""
+        return self.before_classes is not None and self.before_classes != self.after_classes
+
+
+_ARRAYS = ("image", "before", "after")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was measured on one split, before ("original") and after ("model").
+
+    Attributes
+    ----------
+    split, images
+        Which images, and how many.
+    task, classes
+        What is decided.
+    performance, cost, speed, explanations, decisions
+        Plain dictionaries, see the types of this module. The last three may be None:
+        speed was not asked for; there is no original to compare with.
+    samples
+        Images with heatmaps for the report.
+    seed
+        What the choice of explained images was drawn with.
+    """
+
+    split: str
+    images: int
+    task: Task
+    classes: tuple[str, ...]
+    performance: PerformancePair
+    cost: CostPair
+    speed: Speed | None = None
+    explanations: Explanations | None = None
+    decisions: Decisions | None = None
+    samples: tuple[Sample, ...] = ()
+    seed: int = 0
+    schema_version: Literal[1] = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all numbers as JSON types; the pictures go into `save_samples`."""
+        document = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "samples"
+        }
+        document["classes"] = list(self.classes)
+        document["samples"] = [
+            {
+                field.name: list(value) if isinstance(value, tuple) else value
+                for field in dataclasses.fields(sample)
+                if field.name not in _ARRAYS
+                for value in [getattr(sample, field.name)]
+            }
+            for sample in self.samples
+        ]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Evidence:
+        """Read what `to_dict` gave.
+
+        Raises
+        ------
+        DebrideError
+            When a field is missing or of the wrong kind.
+        """
+        try:
+            return _adapter().validate_python(dict(document))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DebrideError(
+                f"the evidence does not fit at '{where}' ({first['msg']}): "
+                "measure it again with debride evaluate"
+            ) from None
+
+    def save_samples(self, path: str | Path) -> None:
+        """Write images and heatmaps of the samples as one safetensors file."""
+        arrays = {
+            f"{position}.{name}": np.ascontiguousarray(array)
+            for position, sample in enumerate(self.samples)
+            for name in _ARRAYS
+            if (array := getattr(sample, name)) is not None
+        }
+        write_atomic(path, to_bytes(arrays))
+
+    def load_samples(self, path: str | Path) -> Evidence:
+        """Give this evidence with the pictures that `save_samples` wrote.
+
+        Raises
+        ------
+        DebrideError
+            When the file is missing, damaged, or holds pictures of another shape.
+        """
+        try:
+            arrays = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DebrideError(f"cannot read the heatmaps '{path}': {error}") from None
+        for key, array in arrays.items():
+            picture = key.endswith(".image")
+            shape_fits = array.ndim == 2 or (picture and array.ndim == 3 and array.shape[2] == 3)
+            if not (shape_fits and array.dtype == (np.uint8 if picture else np.float32)):
+                raise DebrideError(
+                    f"'{path}' does not hold heatmaps: '{key}' is {array.dtype} {array.shape}; "
+                    "measure them again with debride evaluate"
+                )
+        samples = tuple(
+            dataclasses.replace(
+                sample, **{name: arrays.get(f"{position}.{name}") for name in _ARRAYS}
+            )
+            for position, sample in enumerate(self.samples)
+        )
+        return dataclasses.replace(self, samples=samples)
+
+
+def _adapter() -> TypeAdapter[Evidence]:
+    return TypeAdapter(Evidence)

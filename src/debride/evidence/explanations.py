@@ -1,0 +1,151 @@
+"""How alike two heatmaps are: Spearman rank correlation and overlap of the top tenth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from debride.errors import DebrideError
+from debride.evidence.evidence import Explanations, Spread
+
+Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(network, images (B, C, *spatial), targets (B,)) -> relevance like the images."""
+
+
+def lrp_explainer(rules: str) -> Explainer:
+    """Give the explainer of the library: input relevance by LRP with this rule set."""
+    from debride.relevance.methods import attribute
+
+    def explain(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        relevance: Tensor = attribute(model, images, targets, method="lrp", rules=rules).input
+        return relevance
+
+    return explain
+
+
+def heatmaps(
+    model: nn.Module, images: Tensor, targets: Tensor, explain: Explainer, *, batch_size: int = 8
+) -> Tensor:
+    """Give relevance summed over the channels, (B, *spatial) float32 on the CPU."""
+    maps = []
+    for begin in range(0, len(images), batch_size):
+        some = images[begin : begin + batch_size]
+        relevance = explain(model, some, targets[begin : begin + batch_size])
+        if relevance.shape != some.shape:
+            raise DebrideError(
+                f"the explanation has shape {tuple(relevance.shape)} where the images have "
+                f"{tuple(some.shape)}: an explainer must give one relevance for each input value"
+            )
+        maps.append(relevance.detach().sum(dim=1).float().cpu())
+    return torch.cat(maps)
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """Rank the values of every map from 1 up, ties sharing their mean rank.
+
+    Parameters
+    ----------
+    maps
+        (B, *spatial).
+
+    Returns
+    -------
+    Tensor
+        (B, N) float64, N values a map.
+
+    Examples
+    --------
+    >>> ranks(torch.tensor([[10.0, 30.0, 10.0, 20.0]]))
+    tensor([[1.5000, 4.0000, 1.5000, 3.0000]], dtype=torch.float64)
+    """
+    flat = maps.flatten(1).contiguous()
+    ordered = flat.sort(dim=1).values
+    below = torch.searchsorted(ordered, flat, right=False)
+    upto = torch.searchsorted(ordered, flat, right=True)
+    return (below + upto + 1).double() / 2
+
+
+def spearman(first: Tensor, second: Tensor) -> Tensor:
+    """Correlate the ranks of each pair of maps.
+
+    Parameters
+    ----------
+    first, second
+        (B, *spatial).
+
+    Returns
+    -------
+    Tensor
+        (B,) float64 within −1 and 1; NaN where a map is the same everywhere.
+
+    Examples
+    --------
+    >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 9.0]]))
+    tensor([1.], dtype=torch.float64)
+    """
+    a, b = ranks(first), ranks(second)
+    a = a - a.mean(dim=1, keepdim=True)
+    b = b - b.mean(dim=1, keepdim=True)
+    scale = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+    correlation = ((a * b).sum(dim=1) / scale).clamp(-1, 1)
+    return torch.where(scale > 0, correlation, torch.nan)
+
+
+def top_overlap(first: Tensor, second: Tensor, share: float = 0.1) -> Tensor:
+    """Give the share of the most relevant pixels of the first map that the second has too.
+
+    By chance it would be `share`.
+
+    Parameters
+    ----------
+    first, second
+        (B, *spatial).
+    share
+        Which part of the pixels counts as the top.
+
+    Returns
+    -------
+    Tensor
+        (B,) float64 within 0 and 1.
+
+    Examples
+    --------
+    >>> a = torch.arange(20.0).reshape(1, 4, 5)
+    >>> top_overlap(a, a), top_overlap(a, -a)
+    (tensor([1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
+    """
+    a, b = first.flatten(1), second.flatten(1)
+    count = max(1, round(share * a.shape[1]))
+    marked = torch.zeros_like(a, dtype=torch.bool)
+    marked.scatter_(1, a.topk(count, dim=1).indices, True)
+    shared = marked.gather(1, b.topk(count, dim=1).indices)
+    return shared.double().mean(dim=1)
+
+
+def summarise(
+    correlations: Tensor, overlaps: Tensor, *, method: str, rules: str
+) -> Explanations | None:
+    """Sum up over images, leaving out those without a correlation; None if none is left."""
+    defined = ~correlations.isnan()
+    if not defined.any():
+        return None
+    return Explanations(
+        images=int(defined.sum()),
+        undefined=int((~defined).sum()),
+        method=method,
+        rules=rules,
+        spearman=_spread(correlations[defined]),
+        top10_overlap=_spread(overlaps[defined]),
+    )
+
+
+def _spread(values: Tensor) -> Spread:
+    array = values.numpy()
+    return Spread(
+        mean=float(array.mean()),
+        median=float(np.median(array)),
+        q10=float(np.quantile(array, 0.1)),
+    )

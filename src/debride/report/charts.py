@@ -1,0 +1,107 @@
+"""The trajectory as SVG: drawn here, coloured by the report's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from debride.report.words import percent
+
+HEIGHT = 260
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 14, 44
+
+
+def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
+    """Draw validation balanced accuracy against the share of MACs kept, step by step.
+
+    Parameters
+    ----------
+    history
+        Steps with "macs_kept", "before_recovery" and "after_recovery"; step 0 is the original.
+    width
+        Of the drawing, in pixels at its natural size: narrow and wide screens get their own.
+
+    Returns
+    -------
+    Markup
+        An ``<svg>`` element.
+    """
+    values = [float(step[key]) for step in history for key in ("before_recovery", "after_recovery")]
+    y = _Axis.around(values, HEIGHT - BOTTOM, TOP)
+    kept = [float(step["macs_kept"]) for step in history]
+    # pruning runs from left (all kept) to right
+    x = _Axis(max(*kept, 1.0), min(0.9, math.floor(min(kept) * 10) / 10), LEFT, width - RIGHT)
+    after = [(x(float(s["macs_kept"])), y(float(s["after_recovery"]))) for s in history]
+    before = [(x(float(s["macs_kept"])), y(float(s["before_recovery"]))) for s in history]
+    drawing = [
+        f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{_in_words(history)}">',
+        *(
+            f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
+            f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{_tick(t)}</text>'
+            for t in y.ticks(5)
+        ),
+        *(
+            f'<text x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
+            f"{_tick(t)}</text>"
+            for t in x.ticks(10 if width > 500 else 5)
+        ),
+        f'<text class="axis" x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
+        'text-anchor="middle">share of MACs kept, %</text>',
+        f'<line class="was" x1="{LEFT}" x2="{width - RIGHT}" '
+        f'y1="{after[0][1]:.1f}" y2="{after[0][1]:.1f}"/>',
+        *(
+            f'<line class="mend" x1="{a[0]:.1f}" x2="{b[0]:.1f}" y1="{a[1]:.1f}" y2="{b[1]:.1f}"/>'
+            for a, b in zip(before, after, strict=True)
+        ),
+        f'<polyline class="after" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in after)}"/>',
+        *(f'<circle class="before" cx="{a:.1f}" cy="{b:.1f}" r="4"/>' for a, b in before[1:]),
+        *(f'<circle class="after" cx="{a:.1f}" cy="{b:.1f}" r="4.5"/>' for a, b in after),
+        "</svg>",
+    ]
+    return Markup("".join(drawing))
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A linear scale: `low` lies at pixel `begin`, `high` at pixel `end`."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+
+    @classmethod
+    def around(cls, values: Sequence[float], begin: float, end: float) -> _Axis:
+        """Scale over the values with some air, never over less than four points."""
+        low, high = min(values), max(values)
+        air = max(0.08 * (high - low), (0.04 - (high - low)) / 2, 0.004)
+        return cls(max(0.0, low - air), min(1.0, high + air), begin, end)
+
+    def __call__(self, value: float) -> float:
+        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
+
+    def ticks(self, most: int) -> list[float]:
+        """Give round values on the axis, at most so many."""
+        low, high = sorted((self.low, self.high))
+        for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5):
+            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+            if last - first < most:
+                return [k * step for k in range(first, last + 1)]
+        return [low, high]
+
+
+def _tick(value: float) -> str:
+    return f"{value * 100:.1f}".removesuffix(".0")
+
+
+def _in_words(history: Sequence[Mapping[str, Any]]) -> str:
+    first, last = history[0], history[-1]
+    return (
+        f"Validation balanced accuracy over {len(history) - 1} steps: "
+        f"{percent(first['after_recovery'])} with all MACs, "
+        f"{percent(last['after_recovery'])} with {percent(last['macs_kept'])} of them."
+    )

@@ -1,0 +1,89 @@
+"""Where a result comes from, with what could name a person or a place taken out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NAMES = frozenset({"skipped", "names", "files", "folder", "host", "hostname", "user", "cwd"})
+"""Keys whose values name files, machines or people."""
+_FIGURES = frozenset({"history", "settings", "schema_version", "command"})
+"""Keys that the report shows in another place, or not at all."""
+
+
+def provenance(run: Mapping[str, Any], *, show_names: bool = False) -> list[tuple[str, str]]:
+    """Give the facts of a run as (what, value), nested ones as "what · part".
+
+    Directories are cut off every path, and values that name files or machines are counted
+    or left out, unless `show_names`.
+
+    Examples
+    --------
+    >>> provenance({"seed": 0, "command_line": "debride prune --data /home/eve/scans"})
+    [('seed', '0'), ('command line', 'debride prune --data …/scans')]
+    """
+    facts = {key: value for key, value in run.items() if key not in _FIGURES}
+    return _flat(facts, "", show_names)
+
+
+def settings(run: Mapping[str, Any], *, show_names: bool = False) -> list[tuple[str, str]]:
+    """Give the resolved settings of a run as (name, value)."""
+    given = run.get("settings")
+    return _flat(given, "", show_names) if isinstance(given, Mapping) else []
+
+
+def _flat(facts: Mapping[str, Any], prefix: str, show_names: bool) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        label = f"{prefix}{key}".replace("_", " ")
+        if value is None or value in ("", [], (), {}):
+            continue
+        if key in _NAMES and not show_names:
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                rows.append((label, f"{len(value)} (names hidden)"))
+            continue
+        if isinstance(value, Mapping):
+            rows.extend(_flat(value, f"{prefix}{key} · ", show_names))
+        else:
+            rows.append((label, _shown(value, key, show_names)))
+    return rows
+
+
+def _shown(value: Any, key: str, show_names: bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    parts = [str(part) for part in value] if isinstance(value, list | tuple) else [str(value)]
+    is_command = key.startswith("command")
+    if is_command and len(parts) == 1 and not show_names:
+        try:
+            parts = shlex.split(parts[0])
+        except ValueError:  # an unbalanced quote
+            parts = parts[0].split()
+    shown = parts if show_names else [hidden(part) for part in parts]
+    return (" " if is_command else ", ").join(shown)
+
+
+def hidden(text: str) -> str:
+    r"""Cut the directories off a path, or off every path in a sentence.
+
+    Examples
+    --------
+    >>> hidden("--data=/srv/the clinic/scans"), hidden("read C:\\eve\\x.csv."), hidden("a/b/")
+    ('--data=…/scans', 'read …/x.csv.', '…/b')
+    """
+    flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
+    # a value that begins as a path is one, with whatever blanks are in it
+    if re.match(r"[/\\~.]|[A-Za-z]:[/\\]", value):
+        return flag + equals + _last(value)
+    return flag + equals + re.sub(r"[^\s,;'\"]*[/\\][^\s,;'\"]*", lambda m: _last(m.group()), value)
+
+
+def _last(path: str) -> str:
+    if not re.search(r"[/\\]", path):
+        return path
+    parts = [part for part in re.split(r"[/\\]+", path) if part]
+    return f"…/{parts[-1]}" if parts else "…"

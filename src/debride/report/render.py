@@ -1,0 +1,183 @@
+"""Evidence, run and plan in; one HTML file out, that needs nothing else to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from debride import __version__
+from debride.evidence.evidence import Evidence, Sample
+from debride.report import charts, heatmaps, provenance, words
+
+MOST_CLASSES = 40
+"""Rows of the class table; beyond, those that changed most."""
+
+
+class PlannedGroup(Protocol):
+    """What the report reads of a group."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def units(self) -> int: ...  # noqa: D102
+    @property
+    def keep(self) -> Sequence[int]: ...  # noqa: D102
+
+
+class Plan(Protocol):
+    """What the report reads of a plan."""
+
+    @property
+    def groups(self) -> Sequence[PlannedGroup]: ...  # noqa: D102
+
+
+def render(
+    run: Mapping[str, Any],
+    evidence: Evidence,
+    plan: Plan | None = None,
+    *,
+    show_names: bool = False,
+    names: Sequence[str] | Mapping[int, str] | None = None,
+) -> str:
+    """Write the report as one self-contained HTML page.
+
+    Parameters
+    ----------
+    run
+        What is in ``run.json``; "history" (steps as dicts) gives the trajectory.
+    evidence
+        With pictures (see `Evidence.load_samples`), or without: then no heatmaps are shown.
+    plan
+        What every layer keeps; None leaves that section out.
+    show_names
+        Show file names and whole paths. They can name a patient, so they stay out by default.
+    names
+        File name of each image of the split, by position.
+
+    Returns
+    -------
+    str
+        HTML, without scripts and without anything to load.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        percent=words.percent,
+        points=words.points,
+        number=words.number,
+        whole=words.whole,
+        ms=words.milliseconds,
+        multilabel=evidence.task == "multilabel",
+    )
+    history = [step for step in run.get("history") or [] if isinstance(step, Mapping)]
+    pictured = [sample for sample in evidence.samples if sample.image is not None]
+    return environment.get_template("report.html.j2").render(
+        e=evidence,
+        style=Markup((Path(__file__).parent / "templates" / "style.css").read_text("utf-8")),
+        headline=words.headline(evidence),
+        verdict=words.verdict(evidence),
+        tiles=words.tiles(evidence),
+        loss=words.loss_sentence(evidence),
+        classes=_class_rows(evidence),
+        history=history,
+        trajectories=[charts.trajectory(history, width) for width in (340, 720)]
+        if len(history) > 1
+        else [],
+        groups=list(plan.groups) if plan is not None else [],
+        cards=[_card(s, evidence, names if show_names else None) for s in pictured],
+        facts=provenance.provenance(run, show_names=show_names),
+        settings=provenance.settings(run, show_names=show_names),
+        version=__version__,
+        colours={"for": heatmaps.FOR, "against": heatmaps.AGAINST},
+    )
+
+
+@dataclass(frozen=True)
+class _ClassRow:
+    name: str
+    support: int
+    before: float | None
+    after: float | None
+
+    @property
+    def change(self) -> float:
+        return 0.0 if self.before is None or self.after is None else self.after - self.before
+
+
+def _class_rows(evidence: Evidence) -> list[_ClassRow]:
+    before, after = evidence.performance["original"], evidence.performance["model"]
+    rows = [
+        _ClassRow(name, support, before["recall"][k] if before else None, recall)
+        for k, (name, recall, support) in enumerate(
+            zip(evidence.classes, after["recall"], after["support"], strict=True)
+        )
+    ]
+    if len(rows) > MOST_CLASSES:
+        kept = set(sorted(rows, key=lambda row: -abs(row.change))[:MOST_CLASSES])
+        rows = [row for row in rows if row in kept]
+    return rows
+
+
+@dataclass(frozen=True)
+class _Card:
+    title: str
+    true: str
+    explained: str
+    sample: Sample
+    pictures: list[tuple[str, str, str, str]]
+    """Heading, decision, data URI, alternative text."""
+    small: bool
+
+
+def _card(
+    sample: Sample, evidence: Evidence, names: Sequence[str] | Mapping[int, str] | None
+) -> _Card:
+    title = f"Image {sample.index}"
+    if names is not None:
+        known = sample.index in names if isinstance(names, Mapping) else sample.index < len(names)
+        title = names[sample.index] if known else title
+    target = evidence.classes[sample.target]
+    assert sample.image is not None
+    image = heatmaps.shrunk(sample.image)
+    pictures = [("Image", "", heatmaps.as_png(image), f"{title} as the network sees it")]
+    for heading, relevance, decided, score in (
+        ("Original", sample.before, sample.before_classes, sample.before_score),
+        (
+            "Pruned" if evidence.cost["original"] else "Network",
+            sample.after,
+            sample.after_classes,
+            sample.after_score,
+        ),
+    ):
+        if relevance is None or decided is None:
+            continue
+        pictures.append(
+            (
+                heading,
+                f"{_listed(decided, evidence)} {words.percent(score, 0)}",
+                heatmaps.as_png(heatmaps.overlay(image, heatmaps.shrunk(relevance))),
+                f"Heatmap of the {heading.lower()} network for {target} on {title}",
+            )
+        )
+    return _Card(
+        title=title,
+        true=_listed(sample.true, evidence),
+        explained=target,
+        sample=sample,
+        pictures=pictures,
+        small=max(image.shape[:2]) < 96,
+    )
+
+
+def _listed(classes: Sequence[int], evidence: Evidence) -> str:
+    return ", ".join(evidence.classes[k] for k in classes) or "none"
