@@ -77,8 +77,8 @@ def train(
     ----------
     train_data, val_data
         Re-iterable batches, as ``unpack`` reads them. Labels are int64 ``(B,)``, or 0/1
-        ``(B, K)`` for a multi-label task. A ``set_epoch`` method and a ``generator`` of the
-        training data are set at every epoch, so that a resumed training sees the same images.
+        ``(B, K)`` for a multi-label task. A loader's ``sampler.epoch`` and ``generator`` are
+        set at every epoch, so that a resumed training sees the same images.
     classes_counts
         Training images of each class, which the loss is balanced with.
     lr
@@ -132,7 +132,7 @@ def train(
                 if epoch - 1 - best.epoch >= limit and best.epoch > 0:
                     break
                 began = time.monotonic()
-                with _seeded(train_data, epoch, seed, device):
+                with _seeded(train_data, epoch - 1, seed, device):
                     loss = run.epoch(
                         train_data, optimizer, bar, (epoch - 1) * steps, epochs * steps
                     )
@@ -325,7 +325,9 @@ def _schedule(step: int, total: int) -> float:
 def _placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Hold the network on the device, with convolutions in the layout they are fastest in."""
     home = next(model.parameters()).device
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device)
+    if all(parameter.dim() <= 4 for parameter in model.parameters()):
+        model.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
@@ -335,8 +337,9 @@ def _placed(model: nn.Module, device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def _seeded(data: Any, epoch: int, seed: int, device: torch.device) -> Iterator[None]:
     """Make dropout and the order of images a function of seed and epoch alone."""
-    if callable(getattr(data, "set_epoch", None)):
-        data.set_epoch(epoch)
+    sampler = getattr(data, "sampler", None)
+    if sampler is not None and hasattr(sampler, "epoch"):
+        sampler.epoch = epoch
     seed = seed * 100_003 + epoch
     generator = getattr(data, "generator", None)
     if isinstance(generator, torch.Generator):
