@@ -1,0 +1,327 @@
+"""The folder that a network is kept in, written whole or not at all, read without pickle."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.resources
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import debride
+from debride.artifact.manifest import Manifest, read_json, read_manifest, read_text, sha256
+from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
+from debride.data.preprocessing import Preprocessing
+from debride.errors import DebrideError
+from debride.files import staged_folder
+from debride.models.outputs import Task, logits, probabilities
+from debride.models.spec import CUSTOM, ModelSpec, build
+from debride.planning.plan import Plan
+from debride.resume import FILE as UNFINISHED
+from debride.surgery.removal import apply
+
+if TYPE_CHECKING:
+    from debride.evidence import Evidence
+    from debride.pruning import Pruned
+
+WEIGHTS = "model.safetensors"
+_OURS = {
+    "evidence.json",
+    "heatmaps.safetensors",
+    "model.json",
+    "plan.json",
+    "predict.py",
+    "report.html",
+    "run.json",
+    UNFINISHED,
+    WEIGHTS,
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network and all that its folder says about it.
+
+    Attributes
+    ----------
+    model
+        In evaluation mode.
+    spec, preprocessing
+        None where the network was saved without them.
+    plan
+        None for a network that was not pruned.
+    """
+
+    model: nn.Module
+    spec: ModelSpec | None
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...]
+    task: Task | None
+    plan: Plan | None
+    run: dict[str, Any]
+    evidence: dict[str, Any] | None
+    folder: Path
+
+    def classify(self, image: str | Path) -> list[tuple[str, float]]:
+        """Give the class of an image file and its probability; multi-label: all above one half.
+
+        Raises
+        ------
+        DebrideError
+            When the image cannot be read, or the folder does not say how images are prepared.
+        """
+        if self.preprocessing is None or self.task is None:
+            raise DebrideError(
+                f"'{self.folder}' does not say how images are prepared: use the network from Python"
+            )
+        batch = self.preprocessing.read(image).unsqueeze(0)
+        device = next((tensor.device for tensor in self.model.parameters()), batch.device)
+        with torch.inference_mode():
+            chances = probabilities(logits(self.model(batch.to(device))), self.task)[0].tolist()
+        named = list(zip(self.classes, chances, strict=True))
+        if self.task == "multilabel":
+            return [pair for pair in named if pair[1] > 0.5]
+        return [max(named, key=lambda pair: pair[1])]
+
+
+def write_bundle(
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    spec: ModelSpec | None,
+    preprocessing: Preprocessing | None,
+    classes: Sequence[str],
+    task: Task | None,
+    plan: Plan | None = None,
+    run: Mapping[str, Any],
+    evidence: Evidence | None = None,
+    report_html: str | None = None,
+) -> None:
+    """Write a network into a folder, which takes the place of an earlier one at once.
+
+    Parameters
+    ----------
+    spec
+        How to build the network before `plan` is applied; None for the user's own.
+
+    Raises
+    ------
+    DebrideError
+        When the folder holds other things, the network keeps more than tensors, or writing fails;
+        what was there stays.
+    """
+    folder = Path(folder)
+    foreign = _foreign(folder)
+    with staged_folder(folder) as stage:
+        layout = write_tensors(model, stage / WEIGHTS)
+        if plan is not None:
+            (stage / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        manifest = Manifest(
+            spec=spec,
+            network=f"{type(model).__module__}.{type(model).__qualname__}",
+            classes=tuple(classes),
+            task=task,
+            preprocessing=preprocessing,
+            dtype=_float_type(model),
+            tied=dict(layout.tied),
+            channels_last=layout.channels_last,
+            weights_sha256=sha256(stage / WEIGHTS),
+            plan_sha256=sha256(stage / "plan.json") if plan is not None else None,
+        )
+        _write_json(stage / "model.json", manifest.model_dump(mode="json"))
+        _write_json(stage / "run.json", dict(run))
+        # safetensors writes for the owner alone; the folder has one way of reading.
+        (stage / WEIGHTS).chmod((stage / "run.json").stat().st_mode)
+        if evidence is not None:
+            _write_json(stage / "evidence.json", evidence.to_dict())
+            evidence.save_samples(stage / "heatmaps.safetensors")
+        if report_html is not None:
+            (stage / "report.html").write_text(report_html, encoding="utf-8")
+        if spec is not None and preprocessing is not None:
+            (stage / "predict.py").write_text(_predict_script(spec), encoding="utf-8")
+        for entry in foreign:
+            target = stage / entry.name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.copytree(entry, target, symlinks=True)
+            else:
+                shutil.copy2(entry, target, follow_symlinks=False)
+
+
+def read_bundle(
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    trust: bool = False,
+    device: str | torch.device = "cpu",
+) -> Bundle:
+    """Read the network of a folder; its outputs equal those of the saved network bit by bit.
+
+    Parameters
+    ----------
+    model
+        The network before pruning, for one that the folder cannot build; it is left as it is.
+    trust
+        Allows a network that is built by ``package.module:function``.
+
+    Raises
+    ------
+    DebrideError
+        When anything in the folder is missing, damaged, changed, too new or not allowed.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    _check_hash(folder / WEIGHTS, manifest.weights_sha256)
+    plan = None
+    if manifest.plan_sha256 is not None:
+        _check_hash(folder / "plan.json", manifest.plan_sha256)
+        plan = Plan.from_json(read_text(folder / "plan.json"))
+    layout = Layout(manifest.tied, manifest.channels_last)
+    network = _skeleton(folder, manifest, model, trust, "meta")
+    for place in ("meta", "cpu"):
+        if place == "cpu":
+            network = _skeleton(folder, manifest, model, trust, place)
+        if plan is not None:
+            network = apply(network, plan)
+        read_tensors(network, folder / WEIGHTS, layout)
+        # Tensors that a constructor computes and registers nowhere need a real construction.
+        if not on_meta(network):
+            break
+    evidence = folder / "evidence.json"
+    return Bundle(
+        model=network.to(device).eval(),
+        spec=manifest.spec,
+        preprocessing=manifest.preprocessing,
+        classes=manifest.classes,
+        task=manifest.task,
+        plan=plan,
+        run=read_json(folder / "run.json"),
+        evidence=read_json(evidence) if evidence.exists() else None,
+        folder=folder,
+    )
+
+
+def save(pruned: Pruned, folder: str | Path) -> None:
+    """Write a pruned network into a folder, without pickle.
+
+    The network is the user's own object, so `load` asks for the unpruned network again. (The
+    commands ``debride train`` and ``prune`` know how theirs are built, and ``load`` needs nothing.)
+    """
+    evidence = pruned.evidence
+    run = {
+        "command": "debride.save",
+        "versions": {
+            "debride": debride.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "history": [dataclasses.asdict(record) for record in pruned.history],
+    }
+    write_bundle(
+        folder,
+        pruned.model,
+        spec=None,
+        preprocessing=None,
+        classes=evidence.classes if evidence is not None else (),
+        task=evidence.task if evidence is not None else None,
+        plan=pruned.plan,
+        run=run,
+        evidence=evidence,
+    )
+
+
+def load(folder: str | Path, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
+    """Give the network of a folder back, in evaluation mode, with bit-equal outputs.
+
+    Parameters
+    ----------
+    model
+        The unpruned network, where it is of the user's own class; it is left as it is.
+    trust
+        Allows a network that is built by ``package.module:function``.
+
+    Raises
+    ------
+    DebrideError
+        When anything in the folder is missing, damaged, changed, too new or not allowed.
+    """
+    return read_bundle(folder, model=model, trust=trust).model
+
+
+def _skeleton(
+    folder: Path, manifest: Manifest, model: nn.Module | None, trust: bool, device: str
+) -> nn.Module:
+    """Build the unpruned network, with or without values."""
+    if model is not None:
+        network = _shadow(model) if device == "meta" else copy.deepcopy(model)
+    elif manifest.spec is None or manifest.spec.source == CUSTOM:
+        raise DebrideError(
+            f"'{folder}' holds a network of your own class {manifest.network}: hand over the "
+            "unpruned network, as in debride.load(folder, model=...)"
+        )
+    else:
+        network = build(manifest.spec, device=device, trust=trust)
+    if _float_type(network) != manifest.dtype:
+        network = network.to(getattr(torch, manifest.dtype))
+    return network
+
+
+def _shadow(model: nn.Module) -> nn.Module:
+    """Copy a network without the values of its parameters and buffers."""
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        empty = torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else empty
+        )
+    return copy.deepcopy(model, memo)
+
+
+def _float_type(model: nn.Module) -> Any:
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+    kinds = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    return str(kinds[0] if kinds else torch.float32).removeprefix("torch.")
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    if sha256(path) != expected:
+        raise DebrideError(
+            f"'{path}' is not the file that was written with the rest of its folder (its SHA-256 "
+            "differs from model.json): copy the folder again from where it was made"
+        )
+
+
+def _foreign(folder: Path) -> list[Path]:
+    """List what is in a run's folder besides the run, which a new run there must not delete."""
+    if not folder.is_dir():
+        return []
+    entries = list(folder.iterdir())
+    foreign = [entry for entry in entries if entry.name not in _OURS]
+    if foreign and len(foreign) == len(entries):
+        raise DebrideError(
+            f"'{folder}' holds something that is not Debride's: give a new folder to write to"
+        )
+    return foreign
+
+
+def _predict_script(spec: ModelSpec) -> str:
+    script = importlib.resources.files("debride.artifact").joinpath("predict.py.txt").read_text()
+    if spec.source.partition(":")[0] in ("torchvision", "timm", "monai"):
+        return script
+    return script.replace("parent)", "parent, trust=True)")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except TypeError as error:
+        raise DebrideError(f"'{path.name}' cannot be written as JSON: {error}") from error
