@@ -159,7 +159,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 )
 def explain(settings: ExplainSettings) -> None:
     """Draw heatmaps over images, as PNG files."""
-    from debride.workflow import explain as work
+    from debride.explaining import explain as work
 
     work(settings)
 

@@ -194,11 +194,12 @@ class TrainSettings(OutputSettings, NetworkSettings, DataSettings):
     epochs: int = option(
         10, "Passes over the training images, at most.", panel="Training", metavar="INTEGER", ge=1
     )
-    lr: float = option(
-        1e-3,
+    lr: float | None = option(
+        None,
         "Highest learning rate (warm-up, then cosine).",
         panel="Training",
         metavar="RATE",
+        shown="0.001 with batch norm, 0.0005 without",
         gt=0,
     )
     explain: int = option(
@@ -379,6 +380,12 @@ class DemoSettings(Settings):
 class ReportSettings(Settings):
     """Settings of ``debride report``."""
 
+    show_names: bool = option(
+        False,
+        "Show file names, read anew from the run's images. They may identify patients.",
+        panel="Evidence",
+        metavar="",
+    )
     run: Path = option(..., "Folder of a finished run.", panel="Run", metavar="FOLDER")
     out: Path | None = option(
         None, "File to write.", panel="Run", metavar="FILE", shown="report.html in the run's folder"

@@ -1,0 +1,47 @@
+# Set-up, demo and tests; each target makes .venv first if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := test,lint,medmnist,oracles
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all lint format clean
+
+help:
+	@echo "make demo       train a small network on drawn radiographs, halve it, write the report (minutes)"
+	@echo "make test       ruff, mypy, and the tests that take seconds"
+	@echo "make test-all   the slow tests too"
+	@echo "make lint       ruff and mypy alone;  make format mends what ruff can"
+	@echo "make clean      remove .venv and caches"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (minutes, once)"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/debride demo
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q -m slow
+
+test-all: test test-slow
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

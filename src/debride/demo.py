@@ -1,0 +1,23 @@
+"""The whole way in minutes, without images or a network of one's own: ``debride demo``."""
+
+from __future__ import annotations
+
+from debride import screens, workflow
+from debride.settings import DemoSettings, PruneSettings, TrainSettings
+
+DATA = "phantom"
+MODEL = "timm:resnet10t"
+EPOCHS = 8
+MACS = 0.45
+
+
+def run(settings: DemoSettings) -> None:
+    """Train a small network on drawn radiographs, cut it, and show what changed."""
+    base, half = settings.out / "base", settings.out / "half"
+    common = {"data": DATA, "seed": settings.seed, "device": settings.device, "overwrite": True}
+    screens.say("1 of 2", f"train {MODEL} on {DATA}")
+    training = {**common, "model": MODEL, "epochs": EPOCHS, "out": base, "explain": 0}
+    workflow.train(TrainSettings.resolve({**training, "speed": False}))
+    screens.say("2 of 2", f"keep {MACS:.0%} of its multiply-accumulates")
+    cutting = {**common, "model": str(base), "macs": MACS, "out": half}
+    workflow.prune(PruneSettings.resolve(cutting))

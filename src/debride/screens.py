@@ -1,0 +1,229 @@
+"""What the commands print: a few aligned lines and tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from debride.checks import Check
+    from debride.data.images import ImageSource
+    from debride.data.preprocessing import Preprocessing
+    from debride.evidence.evidence import Evidence
+    from debride.pruning import StepRecord
+
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+def console() -> Console:
+    """Give a console on standard output, as wide as it is now."""
+    return Console(highlight=False)
+
+
+def say(label: str, text: str) -> None:
+    """Print one fact behind its label, wrapped under itself."""
+    line = Table.grid(padding=(0, 2))
+    line.add_column(width=9, style="bold")
+    line.add_column()
+    line.add_row(label, escape(text))
+    console().print(line)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[yellow]warning:[/yellow] {escape(text)}"
+    )
+
+
+def show_source(source: ImageSource) -> None:
+    """Say what the images are."""
+    counts = [
+        f"{len(source.splits[split])} {NAMES[split]}"
+        for split in ("train", "val", "test")
+        if source.splits.get(split)
+    ]
+    size = "×".join(str(n) for n in source.spatial)
+    kind = "grey" if source.channels == 1 else "colour"
+    say("images", f"{source.name}: {', '.join(counts)}; {size} {kind}")
+    shown = ", ".join(f"{name} {count}" for name, count in source.counts("train").items())
+    say("classes", f"{shown} (training images)")
+    for note in source.notes:
+        say("", note)
+    if source.skipped:
+        say("", f"{plural(len(source.skipped), 'unreadable image')} left out")
+
+
+def show_preparation(preprocessing: Preprocessing, how: str) -> None:
+    """Say what is done to an image before the network sees it."""
+    parts = []
+    if preprocessing.resize is not None:
+        parts.append(f"shorter side to {preprocessing.resize}")
+    if preprocessing.crop is not None:
+        parts.append(f"centre {preprocessing.crop} cut out")
+    parts.append("×".join(str(n) for n in preprocessing.spatial))
+    parts.append(plural(preprocessing.channels, "channel"))
+    mean = ", ".join(f"{value:.3f}" for value in preprocessing.mean)
+    std = ", ".join(f"{value:.3f}" for value in preprocessing.std)
+    say("prepared", f"{', '.join(parts)}; mean {mean}; std {std} ({how})")
+
+
+def show_check(check: Check, images: int) -> None:
+    """Say how the network does on the validation images before any work."""
+    auc = check.measured["roc_auc"]
+    shown = "" if auc is None else f", ROC AUC {auc:.3f}"
+    say(
+        "original",
+        f"balanced accuracy {check.measured['balanced_accuracy']:.3f}, "
+        f"accuracy {check.measured['accuracy']:.3f}{shown} on {images} validation images",
+    )
+
+
+def show_evidence(
+    evidence: Evidence,
+    *,
+    validation: Mapping[str, float] | None = None,
+    metric: str = "balanced accuracy",
+    names: Sequence[str] = ("original", "pruned"),
+) -> None:
+    """Print the table of before and after.
+
+    Parameters
+    ----------
+    evidence
+        What was measured.
+    validation
+        Validation result under "original" and "model", if known.
+    metric
+        What the validation result is.
+    names
+        Headings of the two columns.
+    """
+    both = evidence.performance["original"] is not None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in names if both else names[1:]:
+        table.add_column(name, justify="right")
+    if both:
+        table.add_column("", justify="right")
+
+    def row(label: str, before: Any, after: Any, show: Any, change: Any) -> None:
+        if after is None:
+            return
+        cells = [show(after)]
+        if both:
+            known = before is not None
+            cells = [
+                show(before) if known else "",
+                show(after),
+                change(before, after) if known else "",
+            ]
+        table.add_row(label, *cells)
+
+    costs, speed = evidence.cost, evidence.speed
+    for key, label in (("macs", "MACs per image"), ("params", "parameters"), ("bytes", "size")):
+        show = megabytes if key == "bytes" else amount
+        before = costs["original"]
+        row(label, before and before[key], costs["model"][key], show, _kept)  # type: ignore[literal-required]
+    for entry in speed["batches"] if speed is not None else ():
+        row(
+            f"latency, batch {entry['batch']}",
+            entry["original"] and entry["original"]["median"],
+            entry["model"]["median"],
+            lambda ms: f"{ms:.2f} ms",
+            lambda before, after: f"{before / after:.2f}× as fast",
+        )
+    if validation is not None:
+        label = f"validation {metric}"
+        row(label, validation.get("original"), validation["model"], _score, _points)
+    split = NAMES[evidence.split]
+    for key in ("balanced_accuracy", "accuracy", "roc_auc"):
+        label = {"roc_auc": "ROC AUC"}.get(key, key.replace("_", " "))
+        first, second = evidence.performance["original"], evidence.performance["model"]
+        row(f"{split} {label}", first and first[key], second[key], _score, _points)  # type: ignore[literal-required]
+    console().print(table)
+    if evidence.explanations is not None:
+        likeness = evidence.explanations["spearman"]
+        say(
+            "heatmaps",
+            f"rank correlation before and after {likeness['median']:.2f} (median), "
+            f"{likeness['q10']:.2f} (lowest tenth), on {evidence.explanations['images']} "
+            f"{split} images",
+        )
+
+
+def show_step(record: StepRecord) -> None:
+    """Say what a cut left, and what recovery brought back."""
+    if record.step == 0:
+        return
+    say(
+        f"step {record.step}",
+        f"{record.macs_kept:.1%} of MACs, {record.params_kept:.1%} of parameters kept; "
+        f"validation {record.before_recovery:.3f} just cut, {record.after_recovery:.3f} recovered",
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """Say a count with its noun.
+
+    Examples
+    --------
+    >>> plural(1, "image"), plural(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def amount(count: float) -> str:
+    """Write a large count shortly.
+
+    Examples
+    --------
+    >>> amount(1_814_073_344), amount(11_689_512), amount(950)
+    ('1.81 G', '11.7 M', '950')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def megabytes(count: float) -> str:
+    """Write bytes as MB.
+
+    Examples
+    --------
+    >>> megabytes(44_700_000)
+    '44.7 MB'
+    """
+    return f"{count / 1e6:.3g} MB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people.
+
+    Examples
+    --------
+    >>> duration(4.2), duration(200), duration(5000)
+    ('4 s', '3 min', '1.4 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 / 1.5 else f"{seconds / 3600:.1f} h"
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _points(before: float, after: float) -> str:
+    return f"{100 * (after - before):+.1f} points"
+
+
+def _kept(before: float, after: float) -> str:
+    return f"{after / before:.1%} kept"

@@ -1,0 +1,414 @@
+"""The work behind each command: open, check, do, measure, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from debride import provenance, screens
+from debride.artifact.bundle import read_bundle, write_bundle
+from debride.checks import Check, check
+from debride.data.images import ImageSource, open_images
+from debride.errors import DebrideError
+from debride.evidence import Evidence
+from debride.evidence import evaluate as measure_evidence
+from debride.files import write_atomic
+from debride.opening import Job, open_job
+from debride.provenance import Stopwatch
+from debride.report import render
+from debride.resume import FILE as UNFINISHED
+from debride.training import EpochRecord
+from debride.training import train as fit
+
+if TYPE_CHECKING:
+    from debride.planning.plan import Plan
+    from debride.settings import (
+        ApplySettings,
+        EvaluateSettings,
+        PruneSettings,
+        ReportSettings,
+        TrainSettings,
+    )
+
+
+def train(settings: TrainSettings) -> None:
+    """Train a baseline and write it with its evidence and report."""
+    watch = Stopwatch()
+    _free(settings.out, settings.overwrite)
+    job = open_job(settings, fresh=True)
+    network = job.network
+    if network.parent is not None and network.parent.plan is not None:
+        raise DebrideError(
+            f"'{network.parent.folder}' holds a pruned network, which debride train does not "
+            "train further: give the name of a network"
+        )
+    _show(job)
+    if (settings.out / UNFINISHED).exists():
+        screens.say("resuming", f"the unfinished training in {settings.out}")
+
+    def tell(record: EpochRecord) -> None:
+        left = record.seconds * (settings.epochs - record.epoch)
+        screens.say(
+            f"epoch {record.epoch}",
+            f"loss {record.loss:.3f}, validation {_metric(job)} {record.metric:.3f}"
+            + (f" (at most {screens.duration(left)} left)" if left else ""),
+        )
+
+    with watch.part("training"):
+        result = fit(
+            network.model,
+            job.batches("train", shuffle=True, augment=True),
+            job.batches("val"),
+            task=job.task,
+            classes_counts=job.source.counts("train"),
+            epochs=settings.epochs,
+            lr=settings.lr,
+            seed=settings.seed,
+            device=network.device,
+            folder=settings.out,
+            on_epoch=tell,
+        )
+    results = {
+        "training": {
+            "best_epoch": result.best_epoch,
+            "best_metric": result.best_metric,
+            "history": [dataclasses.asdict(record) for record in result.history],
+        },
+        "validation": {"model": result.best_metric, "metric": _metric(job)},
+    }
+
+    def write(evidence: Evidence | None) -> None:
+        run = provenance.collect("train", settings, watch, source=job.source, results=results)
+        _write(settings.out, job, run, evidence, None, {})
+
+    # at once, so that Ctrl-C while measuring does not cost the training
+    write(None)
+    with watch.part("evidence"):
+        evidence = measure_evidence(
+            network.model,
+            job.batches(job.final_split),
+            task=job.task,
+            classes=job.source.classes,
+            split=job.final_split,
+            explain=settings.explain,
+            speed=settings.speed,
+            seed=settings.seed,
+        )
+    write(evidence)
+    screens.say("best", f"epoch {result.best_epoch}, {_metric(job)} {result.best_metric:.3f}")
+    screens.show_evidence(evidence, names=("", "trained"))
+    _done(settings.out / "report.html")
+
+
+def prune(settings: PruneSettings) -> None:
+    """Cut a network down step by step, measure it beside the original, and write it."""
+    from debride.pruning import prune as cut
+
+    watch = Stopwatch()
+    _free(settings.out, settings.overwrite, settings.model)
+    job = open_job(settings)
+    _whole(job)
+    _show(job)
+    with watch.part("checking"):
+        before = _check(job, force=settings.force)
+    macs = 0.5 if settings.macs is None and settings.ratio is None else settings.macs
+    original = job.network.model
+    with watch.part("pruning"):
+        pruned = cut(
+            original,
+            job.reference(settings.reference),
+            job.batches("val"),
+            criterion=settings.criterion,
+            rules=settings.rules,
+            macs=macs,
+            ratio=settings.ratio,
+            steps=settings.steps,
+            ranking=settings.ranking,
+            recovery=None if settings.recovery == "none" else settings.recovery,
+            recovery_data=job.recalibration(),
+            seed=settings.seed,
+            on_step=screens.show_step,
+        )
+    results = {"history": [dataclasses.asdict(record) for record in pruned.history]}
+    _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, results)
+
+
+def apply(settings: ApplySettings) -> None:
+    """Apply a plan to a network, measure it beside the original, and write it."""
+    from debride.planning.plan import Plan
+    from debride.recovery.batchnorm import recalibrate
+    from debride.surgery.removal import apply as cut
+
+    watch = Stopwatch()
+    _free(settings.out, settings.overwrite, settings.model)
+    plan = Plan.from_json(_read(settings.plan, "--plan"))
+    job = open_job(settings)
+    _whole(job)
+    _show(job)
+    plan.check(job.network.model)
+    with watch.part("checking"):
+        before = _check(job, force=settings.force)
+    with watch.part("pruning"):
+        model = cut(job.network.model, plan)
+        if settings.recovery == "batchnorm":
+            recalibrate(model, job.recalibration())
+    _finish("apply", settings, watch, job, before, model, plan, {})
+
+
+def _finish(
+    command: str,
+    settings: PruneSettings | ApplySettings,
+    watch: Stopwatch,
+    job: Job,
+    before: Check,
+    model: nn.Module,
+    plan: Plan,
+    results: Mapping[str, Any],
+) -> None:
+    """Measure the smaller network beside the original, write the folder, print the table."""
+    with watch.part("evidence"):
+        after = _checked(job, model)
+        evidence = measure_evidence(
+            model,
+            job.batches(job.final_split),
+            original=job.network.model,
+            task=job.task,
+            classes=job.source.classes,
+            split=job.final_split,
+            explain=settings.explain,
+            speed=settings.speed,
+            rules=settings.rules,
+            seed=settings.seed,
+        )
+    validation = {"original": before.score, "model": after.score}
+    results = {**results, "validation": {**validation, "metric": _metric(job)}}
+    run = provenance.collect(command, settings, watch, source=job.source, results=results)
+    names = _names(job.source, job.final_split) if settings.show_names else {}
+    smaller = dataclasses.replace(job, network=dataclasses.replace(job.network, model=model))
+    _write(settings.out, smaller, run, evidence, plan, names)
+    screens.show_evidence(evidence, validation=validation, metric=_metric(job))
+    _done(settings.out / "report.html")
+
+
+def evaluate(settings: EvaluateSettings) -> None:
+    """Measure a network on a split, alone or beside its original."""
+    watch = Stopwatch()
+    if settings.out is not None and (settings.out / "model.json").exists():
+        raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
+    job = open_job(settings)
+    _show(job)
+    split = settings.split
+    if not job.source.splits.get(split):
+        there = ", ".join(name for name, records in job.source.splits.items() if records)
+        raise DebrideError(f"'{job.source.name}' has no {split} images: give --split {there}")
+    original = None
+    if settings.original is not None:
+        other = read_bundle(settings.original, trust=settings.trust, device=job.network.device)
+        if other.classes != job.source.classes:
+            raise DebrideError(
+                f"'{settings.original}' decides between {', '.join(other.classes)}, "
+                f"'{settings.model}' between {', '.join(job.source.classes)}: "
+                "compare networks of the same classes"
+            )
+        original = other.model
+    with watch.part("evidence"):
+        evidence = measure_evidence(
+            job.network.model,
+            job.batches(split),
+            original=original,
+            task=job.task,
+            classes=job.source.classes,
+            split=split,
+            explain=settings.explain,
+            speed=settings.speed,
+            rules=settings.rules,
+            seed=settings.seed,
+        )
+    screens.show_evidence(evidence, names=("original", "network"))
+    if settings.out is None:
+        return
+    parent = job.network.parent
+    plan = parent.plan if parent is not None else None
+    history = {"history": parent.run["history"]} if parent and "history" in parent.run else {}
+    run = provenance.collect("evaluate", settings, watch, source=job.source, results=history)
+    names = _names(job.source, split) if settings.show_names else None
+    write_atomic(settings.out / "run.json", json.dumps(run, indent=1) + "\n")
+    write_atomic(settings.out / "evidence.json", json.dumps(evidence.to_dict(), indent=1) + "\n")
+    evidence.save_samples(settings.out / "heatmaps.safetensors")
+    if plan is not None:
+        write_atomic(settings.out / "plan.json", plan.to_json())
+    html = render(run, evidence, plan, show_names=settings.show_names, names=names)
+    write_atomic(settings.out / "report.html", html)
+    _done(settings.out / "report.html")
+
+
+def report(settings: ReportSettings) -> None:
+    """Write the report of a finished run anew, from the files in its folder."""
+    from debride.planning.plan import Plan
+
+    folder = settings.run
+    run = _read_json(folder / "run.json")
+    evidence = Evidence.from_dict(_read_json(folder / "evidence.json"))
+    evidence = evidence.load_samples(folder / "heatmaps.safetensors")
+    plan_file = folder / "plan.json"
+    plan = Plan.from_json(_read(plan_file, "--run")) if plan_file.exists() else None
+    names = None
+    if settings.show_names:
+        source = _same_images(run)
+        names = _names(source, evidence.split)
+    target = settings.out or folder / "report.html"
+    html = render(run, evidence, plan, show_names=settings.show_names, names=names)
+    write_atomic(target, html)
+    _done(target)
+
+
+def _same_images(run: Mapping[str, Any]) -> ImageSource:
+    """Open the images of a run again, for their names; refuse if they have changed."""
+    stored = run.get("settings", {})
+    source = open_images(
+        stored.get("data", ""),
+        classes=run["data"]["classes"],
+        skip_bad=stored.get("skip_bad", False),
+        validation=stored.get("validation", 0.15),
+        seed=stored.get("seed", 0),
+    )
+    if source.fingerprint() != run["data"]["sha256"]:
+        raise DebrideError(
+            f"the images in '{stored.get('data')}' are not those of the run any more: "
+            "leave --show-names out"
+        )
+    return source
+
+
+def _names(source: ImageSource, split: str) -> dict[int, str]:
+    return {index: record.name for index, record in enumerate(source.splits[split])}
+
+
+def _read(path: Path, flag: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DebrideError(f"no file '{path}': check {flag}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DebrideError(f"cannot read '{path}': {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path, "--run"))
+    except ValueError as error:
+        raise DebrideError(f"'{path}' is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise DebrideError(f"'{path}' is not what Debride wrote: make the run again")
+    return content
+
+
+def _whole(job: Job) -> None:
+    """Refuse a network that is already cut: a plan counts from the whole one."""
+    parent = job.network.parent
+    if parent is not None and parent.plan is not None:
+        raise DebrideError(
+            f"'{parent.folder}' is already pruned: start from the network it was cut from, "
+            "with a smaller budget"
+        )
+
+
+def _show(job: Job) -> None:
+    network = job.network
+    screens.show_source(job.source)
+    parameters = sum(parameter.numel() for parameter in network.model.parameters())
+    name = network.spec.source if network.spec is not None else type(network.model).__name__
+    screens.say("network", f"{name}, {screens.amount(parameters)} parameters, {network.device}")
+    screens.show_preparation(network.preprocessing, network.how)
+
+
+def _metric(job: Job) -> str:
+    return "ROC AUC" if job.task == "multilabel" else "balanced accuracy"
+
+
+def _check(job: Job, *, force: bool) -> Check:
+    """Say how good the network is; stop where it is no better than guessing."""
+    found = _checked(job, job.network.model)
+    screens.show_check(found, len(job.source.splits["val"]))
+    if found.passed:
+        return found
+    order = found.better_order
+    way_out = (
+        f"with --classes {','.join(order)} it would be clearly better"
+        if order is not None
+        else "check --weights, --classes (order), --mean, --std, --image-size and --channels"
+    )
+    message = (
+        f"the network is no better than chance on the validation images ({found.score:.3f}, "
+        f"guessing stays under {found.needed:.3f}): {way_out}"
+    )
+    if not force:
+        raise DebrideError(f"{message}; go on all the same with --force")
+    screens.warn(message)
+    return found
+
+
+def _checked(job: Job, model: nn.Module) -> Check:
+    return check(
+        model,
+        job.batches("val"),
+        task=job.task,
+        classes=job.source.classes,
+        device=job.network.device,
+    )
+
+
+def _free(out: Path, overwrite: bool, source: str = "") -> None:
+    """Refuse, before any work, to write where something else is or where nothing can be."""
+    if source and Path(source).is_dir() and out.resolve() == Path(source).resolve():
+        raise DebrideError(f"--out '{out}' is the folder of --model: give a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        finished = (out / "model.json").exists()
+        if not finished and not (out / UNFINISHED).exists():
+            raise DebrideError(
+                f"'{out}' holds something that is not Debride's: give --out a new folder"
+            )
+        if finished and not overwrite:
+            raise DebrideError(
+                f"'{out}' holds a finished run: give another --out, or --overwrite to replace it"
+            )
+    elif out.exists() and not out.is_dir():
+        raise DebrideError(f"'{out}' is a file: give --out a folder")
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise DebrideError(f"cannot write in '{existing}': give another --out")
+
+
+def _write(
+    out: Path,
+    job: Job,
+    run: Mapping[str, Any],
+    evidence: Evidence | None,
+    plan: Plan | None,
+    names: Mapping[int, str],
+) -> None:
+    html = None
+    if evidence is not None:
+        html = render(run, evidence, plan, show_names=bool(names), names=names or None)
+    write_bundle(
+        out,
+        job.network.model,
+        spec=job.network.spec,
+        preprocessing=job.network.preprocessing,
+        classes=job.source.classes,
+        task=job.task,
+        plan=plan,
+        run=run,
+        evidence=evidence,
+        report_html=html,
+    )
+
+
+def _done(report: Path) -> None:
+    screens.say("report", str(report))
