@@ -118,4 +118,4 @@ def _latency(times: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from debride.report.words import percent
 
-HEIGHT = 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 18, 14, 44
+HEIGHT = 276
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 30, 44
 
 
 def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
@@ -49,7 +49,8 @@ def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
             f"{_tick(t)}</text>"
             for t in x.ticks(10 if width > 500 else 5)
         ),
-        f'<text class="axis" x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
+        '<text x="0" y="14">validation balanced accuracy, %</text>',
+        f'<text x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
         'text-anchor="middle">share of MACs kept, %</text>',
         f'<line class="was" x1="{LEFT}" x2="{width - RIGHT}" '
         f'y1="{after[0][1]:.1f}" y2="{after[0][1]:.1f}"/>',

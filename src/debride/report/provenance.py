@@ -14,7 +14,7 @@ _FIGURES = frozenset({"history", "settings", "schema_version", "command"})
 
 
 def provenance(run: Mapping[str, Any], *, show_names: bool = False) -> list[tuple[str, str]]:
-    """Give the facts of a run as (what, value), nested ones as "what · part".
+    """Give the facts of a run as (what, value).
 
     Directories are cut off every path, and values that name files or machines are counted
     or left out, unless `show_names`.
@@ -23,21 +23,22 @@ def provenance(run: Mapping[str, Any], *, show_names: bool = False) -> list[tupl
     --------
     >>> provenance({"seed": 0, "command_line": "debride prune --data /home/eve/scans"})
     [('seed', '0'), ('command line', 'debride prune --data …/scans')]
+    >>> provenance({"versions": {"torch": "2.8.0", "timm": "1.0.15"}})
+    [('versions', 'torch 2.8.0 · timm 1.0.15')]
     """
-    facts = {key: value for key, value in run.items() if key not in _FIGURES}
-    return _flat(facts, "", show_names)
+    return _rows({k: v for k, v in run.items() if k not in _FIGURES}, show_names)
 
 
 def settings(run: Mapping[str, Any], *, show_names: bool = False) -> list[tuple[str, str]]:
     """Give the resolved settings of a run as (name, value)."""
     given = run.get("settings")
-    return _flat(given, "", show_names) if isinstance(given, Mapping) else []
+    return _rows(given, show_names) if isinstance(given, Mapping) else []
 
 
-def _flat(facts: Mapping[str, Any], prefix: str, show_names: bool) -> list[tuple[str, str]]:
+def _rows(facts: Mapping[str, Any], show_names: bool) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in facts.items():
-        label = f"{prefix}{key}".replace("_", " ")
+        label = str(key).replace("_", " ")
         if value is None or value in ("", [], (), {}):
             continue
         if key in _NAMES and not show_names:
@@ -45,7 +46,8 @@ def _flat(facts: Mapping[str, Any], prefix: str, show_names: bool) -> list[tuple
                 rows.append((label, f"{len(value)} (names hidden)"))
             continue
         if isinstance(value, Mapping):
-            rows.extend(_flat(value, f"{prefix}{key} · ", show_names))
+            parts = _rows(value, show_names)
+            rows.append((label, " · ".join(f"{part} {text}" for part, text in parts)))
         else:
             rows.append((label, _shown(value, key, show_names)))
     return rows

@@ -136,6 +136,8 @@ class _Card:
     sample: Sample
     pictures: list[tuple[str, str, str, str]]
     """Heading, decision, data URI, alternative text."""
+    change: tuple[str, str] | None
+    """Style and words for a decision that changed."""
     small: bool
 
 
@@ -175,8 +177,19 @@ def _card(
         explained=target,
         sample=sample,
         pictures=pictures,
+        change=_change(sample),
         small=max(image.shape[:2]) < 96,
     )
+
+
+def _change(sample: Sample) -> tuple[str, str] | None:
+    if not sample.changed:
+        return None
+    if sample.before_classes == sample.true:
+        return "lost", "was right, now wrong"
+    if sample.after_classes == sample.true:
+        return "gained", "was wrong, now right"
+    return "otherwise", "wrong in another way"
 
 
 def _listed(classes: Sequence[int], evidence: Evidence) -> str:

@@ -114,7 +114,7 @@ def headline(evidence: Evidence) -> str:
         return f"{work}, the same {name}"
     if difference > 0:
         return f"{work}, and {difference:.1f} points more {name}"
-    return f"{work} for {-difference:.1f} {_plural(-difference, 'point')} of {name}"
+    return f"{work} for {-difference:.1f} points of {name}"
 
 
 def verdict(evidence: Evidence) -> list[str]:
@@ -132,8 +132,8 @@ def verdict(evidence: Evidence) -> list[str]:
         ]
     kept = now["macs"] / max(was["macs"], 1)
     sentences = [
-        f"{share(kept)}: {macs[0]} → {macs[1]} {macs[2]} ({percent(kept)}), "
-        f"{params[0]} → {params[1]} {params[2]}.",
+        f"Arithmetic for one image: {macs[0]} → {macs[1]} {macs[2]} ({percent(kept)}); "
+        f"{params[0]} → {params[1]}\u00a0{params[2]}.",
         f"{_capital(name)} on the {evidence.split} split ({images}): {percent(before)} → "
         f"{percent(after)} ({points(after, before)} points).",
     ]

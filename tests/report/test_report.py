@@ -1,0 +1,202 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from debride.report import render
+
+from .made_up import make_evidence, samples
+
+VOID = {"meta", "link", "img", "br"}
+SVG_EMPTY = {"line", "circle", "polyline"}
+
+
+class Structure(HTMLParser):
+    """Checks that every element is closed in order, and gathers what matters."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_one_well_formed_page_that_loads_nothing(run, evidence, plan):
+    html = render(run, evidence, plan)
+    page = Structure(html)
+    assert page.all("script") == []
+    for _, attributes in page.elements:
+        for name in ("src", "href", "action", "data", "srcset"):
+            assert (attributes.get(name) or "data:").startswith("data:"), attributes
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "://" not in html
+    assert "default-src 'none'" in html
+
+
+def test_headings_and_pictures_can_be_read_aloud(run, evidence, plan):
+    page = Structure(render(run, evidence, plan))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert len(page.all("img")) == 36
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(drawing["aria-label"] for drawing in page.all("svg"))
+    assert page.all("html")[0]["lang"] == "en"
+    assert len(page.all("caption")) == len(page.all("table"))
+
+
+def test_sections_come_in_the_order_of_what_matters(run, evidence, plan):
+    html = render(run, evidence, plan)
+    found = re.findall(r'<h2 id="(\w+)"', html)
+    assert found == ["task", "trajectory", "plan", "reasons", "speed", "origin"]
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", html)).replace("\u202f", " ")
+    assert "Half the arithmetic for 1.1 points of balanced accuracy" in text
+    assert "monocyte 280 90.0 % 86.2 % −3.8" in text
+    assert "The two networks decide 1 243 of 1 280 images alike." in text
+    assert "37 of 64" in re.sub(r"\s+", " ", text)
+    assert "Rank correlation 0.87 0.88 0.74" in text
+    assert "was right, now wrong" in text
+    assert "1.88 (1.79–1.94)" in text
+
+
+def test_names_are_hidden_by_default(run, evidence, plan):
+    names = [f"smith_{k}.png" for k in range(1280)]
+    quiet = render(run, evidence, plan, names=names)
+    text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", quiet)
+    for word in ("smith", "/eve", "ward 7", "clinic"):
+        assert word not in text
+    loud = render(run, evidence, plan, show_names=True, names=names)
+    assert "smith_3.png" in loud
+    assert "/srv/ward 7/patients" in loud
+    by_index = render(run, evidence, plan, show_names=True, names={3: "smith_3.png"})
+    assert "smith_3.png" in by_index
+    assert "Image 20" in by_index
+
+
+def test_the_largest_pictures_stay_under_six_megabytes(run, plan):
+    rng = np.random.default_rng(0)
+    noisy = [
+        replace(
+            sample,
+            image=rng.integers(0, 256, (512, 512, 3), dtype=np.uint8),
+            before=rng.normal(size=(512, 512)).astype(np.float32),
+            after=rng.normal(size=(512, 512)).astype(np.float32),
+        )
+        for sample in samples()
+    ]
+    assert len(render(run, make_evidence(samples=tuple(noisy)), plan).encode()) < 6e6
+
+
+@pytest.mark.parametrize("history", [None, [], "step 0"])
+def test_whatever_is_missing_is_left_out(history, run):
+    whole = make_evidence()
+    alone = make_evidence(
+        performance={"original": None, "model": whole.performance["model"]},
+        cost={"original": None, "model": whole.cost["model"]},
+        speed=None,
+        explanations=None,
+        decisions=None,
+        samples=(),
+    )
+    if history == "step 0":
+        history = run["history"][:1]
+    html = render({"history": history}, alone)
+    Structure(html)
+    assert re.findall(r'<h2 id="(\w+)"', html) == ["task", "origin"]
+    assert "Pruned" not in html
+
+
+def test_a_network_alone_still_shows_what_it_looks_at(run):
+    whole = make_evidence()
+    seen = [
+        replace(
+            s,
+            before_classes=None,
+            before_score=None,
+            spearman=None,
+            top10_overlap=None,
+            before=None,
+        )
+        for s in whole.samples
+    ]
+    alone = make_evidence(
+        performance={"original": None, "model": whole.performance["model"]},
+        cost={"original": None, "model": whole.cost["model"]},
+        speed={
+            **whole.speed,
+            "batches": [
+                {
+                    **batch,
+                    "original": None,
+                    "speedup": None,
+                    "speedup_q25": None,
+                    "speedup_q75": None,
+                }
+                for batch in whole.speed["batches"]
+            ],
+        },
+        explanations=None,
+        decisions=None,
+        samples=tuple(seen),
+    )
+    page = Structure(html := render({}, alone))
+    assert len(page.all("img")) == 24
+    assert "What it looks at" in html
+    assert "Latency" in html
+
+
+def test_class_names_cannot_write_html(run, plan):
+    evil = ("<script>alert(1)</script>", 'a" onload="x', "b", "c")
+    page = Structure(render(run, make_evidence(classes=evil), plan))
+    assert page.all("script") == []
+    assert not any("onload" in attributes for _, attributes in page.elements)
+
+
+def test_a_missing_roc_auc_is_explained(run, plan):
+    evidence = make_evidence()
+    evidence.performance["model"]["roc_auc"] = None
+    evidence.performance["model"]["roc_auc_missing"] = "no image of 'x' in the test split"
+    assert "No ROC AUC: no image of &#39;x&#39; in the test split." in render(run, evidence, plan)
+
+
+def test_of_many_classes_those_that_changed_most_are_shown(run):
+    count = 100
+    recall = [0.9] * count
+    after = [0.9 - 0.001 * k for k in range(count)]
+    measured = {"accuracy": 0.9, "balanced_accuracy": 0.9, "roc_auc": None, "roc_auc_missing": "x"}
+    evidence = make_evidence(
+        classes=tuple(f"class{k}" for k in range(count)),
+        performance={
+            "original": {**measured, "recall": recall, "support": [10] * count},
+            "model": {**measured, "recall": after, "support": [10] * count},
+        },
+        samples=(),
+    )
+    html = render(run, evidence)
+    assert "The 40 of 100 classes that changed most" in html
+    assert ">class99<" in html
+    assert ">class60<" in html
+    assert ">class59<" not in html
