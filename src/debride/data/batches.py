@@ -15,7 +15,7 @@ _LABELS = ("label", "labels")
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the images and, where there are any, the labels of a batch.
+    r"""Return the images and, where there are any, the labels of a batch.
 
     Parameters
     ----------

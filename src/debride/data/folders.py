@@ -5,23 +5,61 @@ from __future__ import annotations
 from pathlib import Path
 
 from debride.data import checks
+from debride.data.files import from_files
 from debride.data.images import ImageSource, Record
 from debride.data.registry import FOLDER, OpenOptions, register_source
 from debride.data.table import Index, read_index
 from debride.errors import DebrideError
 
 SPLITS = ("train", "val", "test")
+_Files = dict[str, list[Path]]
 
 
 @register_source(FOLDER)
 def open_folder(path: str, options: OpenOptions) -> ImageSource:
-    """Open a folder of class folders.
+    """Open a folder of class folders; folders inside a class are searched as well.
 
     ``masks/<split>/<class>/<stem>.png`` holds the mask of an image, where there is one, and
     ``index.csv`` what is known about it: its group (patient or lesion) and further columns.
     """
-    root = Path(path)
+    root = Path(path).resolve()
     found = {split: _class_files(root / split) for split in SPLITS if (root / split).is_dir()}
+    _check(root, found)
+    classes = tuple(found["train"])
+    index = read_index(root / "index.csv") if (root / "index.csv").is_file() else None
+    splits: dict[str, list[Record]] = {}
+    unknown = 0
+    for split, names in found.items():
+        masks = _masks(root / "masks" / split)
+        splits[split] = []
+        for label, name in enumerate(classes):
+            for file in names[name]:
+                inside = file.relative_to(root / split / name)
+                row = index.find(split, name, inside.as_posix()) if index else None
+                unknown += row is None
+                group, columns = index.split_row(row) if index and row else (None, {})
+                mask = masks.get(Path(name) / inside.with_suffix(""))
+                splits[split].append(Record(file, label, inside.as_posix(), mask, group, columns))
+    notes = _notes(root, index, unknown, sum(map(len, splits.values()))) if index else []
+    return from_files(root.name, classes, splits, options, notes=notes)
+
+
+def _class_files(folder: Path) -> _Files:
+    return {
+        child.name: sorted(
+            file for file in child.rglob("*") if file.is_file() and not file.name.startswith(".")
+        )
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+
+
+def _masks(folder: Path) -> dict[Path, Path]:
+    return {file.relative_to(folder).with_suffix(""): file for file in folder.rglob("*.png")}
+
+
+def _check(root: Path, found: dict[str, _Files]) -> None:
+    """Refuse what is not class folders, and keep only the image files of what is."""
     if "train" not in found:
         raise DebrideError(
             f"'{root}' has no folder 'train': arrange the images as train/<class>/*, "
@@ -32,111 +70,34 @@ def open_folder(path: str, options: OpenOptions) -> ImageSource:
             f"'{root}' holds a segmentation set (train/images, train/masks): "
             "Debride classifies, and needs train/<class>/*"
         )
-    classes = tuple(sorted(found["train"]))
+    for split, names in found.items():
+        if not names:
+            raise DebrideError(
+                f"'{root / split}' has no class folders: arrange the images as {split}/<class>/*"
+            )
     checks.check_same_classes({split: list(names) for split, names in found.items()}, root.name)
     for split, names in found.items():
-        _check_not_empty(root, split, names)
-
-    index = read_index(root / "index.csv") if (root / "index.csv").is_file() else None
-    files = [
-        (split, name, file)
-        for split, names in found.items()
-        for name in classes
-        for file in names[name]
-        if file.suffix.lower() in checks.SUFFIXES
-    ]
-    looks = checks.look_at_all([file for _, _, file in files])
-    bad = {
-        str(file.relative_to(root)): each.problem
-        for (_, _, file), each in zip(files, looks, strict=True)
-        if each.problem is not None
-    }
-    skipped = checks.refuse_or_skip(bad, skip=options.skip_bad, total=len(files), where=root.name)
-    good = [
-        (*place, each) for place, each in zip(files, looks, strict=True) if each.problem is None
-    ]
-    masks = {split: _mask_files(root / "masks" / split) for split in found}
-    records: dict[str, list[Record]] = {split: [] for split in found}
-    unknown = 0
-    for split, name, file, _ in good:
-        inside = file.relative_to(root / split / name)
-        row = index.find(split, name, inside.as_posix()) if index else None
-        unknown += row is None
-        group, columns = index.split_row(row) if index and row else (None, {})
-        records[split].append(
-            Record(
-                image=file,
-                label=classes.index(name),
-                name=inside.as_posix(),
-                mask=masks[split].get((Path(name) / inside).with_suffix("").as_posix()),
-                group=group,
-                columns=columns,
-            )
-        )
-    return ImageSource(
-        name=root.resolve().name,
-        classes=classes,
-        multilabel=False,
-        splits={split: tuple(each) for split, each in records.items()},
-        channels=max(each.channels for *_, each in good),
-        spatial=good[0][3].spatial,
-        skipped=skipped,
-        notes=tuple(_notes(root, index, unknown, len(good), skipped)),
-    )
+        for name, files in names.items():
+            images = [file for file in files if file.suffix.lower() in checks.SUFFIXES]
+            if not images:
+                medical = [file for file in files if file.name.lower().endswith(checks.MEDICAL)]
+                raise DebrideError(
+                    f"'{root / split / name}' holds DICOM or NIfTI files ('{medical[0].name}'), "
+                    "which this version does not read: export the images as PNG"
+                    if medical
+                    else f"'{root / split / name}' has no images: "
+                    "add some, or remove this class from every split"
+                )
+            names[name] = images
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    return {
-        child.name: sorted(
-            file for file in child.rglob("*") if file.is_file() and not file.name.startswith(".")
-        )
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
-
-
-def _mask_files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    return {
-        file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.png")
-    }
-
-
-def _check_not_empty(root: Path, split: str, names: dict[str, list[Path]]) -> None:
-    if not names:
-        raise DebrideError(
-            f"'{root / split}' has no class folders: arrange the images as {split}/<class>/*"
-        )
-    for name, files in names.items():
-        if any(file.suffix.lower() in checks.SUFFIXES for file in files):
-            continue
-        if any(file.name.lower().endswith(checks.MEDICAL) for file in files):
-            raise DebrideError(
-                f"'{root / split / name}' holds {files[0].suffix} files, which this version "
-                "does not read: export the images as PNG"
-            )
-        raise DebrideError(
-            f"'{root / split / name}' has no images: "
-            "add some, or remove this class from every split"
-        )
-
-
-def _notes(
-    root: Path, index: Index | None, unknown: int, total: int, skipped: tuple[str, ...]
-) -> list[str]:
-    notes = []
-    if skipped:
-        notes.append(f"{len(skipped)} unreadable images were left out.")
-    if index is None:
-        return notes
+def _notes(root: Path, index: Index, unknown: int, total: int) -> list[str]:
     if unknown == total:
         raise DebrideError(
             f"no row of '{root / 'index.csv'}' is for an image of this folder: its columns "
             "'split', 'class' and 'file' must spell the names as the folders do"
         )
-    if unknown:
-        notes.append(f"{unknown} of {total} images have no row in index.csv.")
+    notes = [f"{unknown} of {total} images have no row in index.csv."] if unknown else []
     if index.group:
         notes.append(f"Images with the same '{index.group}' (index.csv) stay in one split.")
     return notes

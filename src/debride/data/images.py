@@ -82,7 +82,7 @@ class ImageSource:
     _caches: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def pixels(self, record: Record) -> Path | Array:
-        """Return the file of an image, or its stored array, (\\*spatial) or (\\*spatial, C)."""
+        r"""Return the file of an image, or its stored array, (\\*spatial) or (\\*spatial, C)."""
         return record.image if isinstance(record.image, Path) else _pick(self._images, record.image)
 
     def mask(self, record: Record) -> Path | Array | None:

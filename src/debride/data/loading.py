@@ -33,7 +33,7 @@ def loader(
     masks: bool = False,
     cache_bytes: int = 1 << 30,
 ) -> DataLoader[int]:
-    """Give the batches of a split, as often as one iterates.
+    r"""Give the batches of a split, as often as one iterates.
 
     Each is a dict of plain tensors: ``"image"`` float32 (B, C, \\*spatial), ``"label"`` int64
     (B,) or float32 (B, K) when labels are multiple, ``"index"`` int64 (B,), the position in the

@@ -65,7 +65,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 def from_arrays(
     name: str, arrays: dict[str, Array], classes: Sequence[str] | None = None
 ) -> ImageSource:
-    """Make a source of arrays under MedMNIST's names; classes are called "0", "1", ... if not given.
+    """Make a source of arrays under MedMNIST's names; classes not given are "0", "1", ...
 
     Raises
     ------

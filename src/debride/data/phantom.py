@@ -77,7 +77,7 @@ def draw(count: int, *, side: int = _SIDE, seed: int = 0) -> tuple[Array, Array,
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % len(CLASSES)
-    parts = [_draw(chunk, side, generator) for chunk in labels.split(_CHUNK)]
+    parts = [_draw(chunk, side, generator) for chunk in torch.split(labels, _CHUNK)]
     images = torch.cat([image for image, _ in parts]).numpy()
     masks = torch.cat([mask for _, mask in parts]).numpy()
     return images, labels.numpy().astype(np.int64), masks
@@ -130,20 +130,20 @@ def _draw(labels: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor
         turn, offset = between(0, math.pi), between(-0.4, 0.4)
         across = x * turn.cos() + y * turn.sin() - offset
         along = y * turn.cos() - x * turn.sin() - between(-0.4, 0.4)
-        image = image + between(0.03, 0.10) * lungs * torch.exp(
+        image = image + between(0.03, 0.08) * lungs * torch.exp(
             -((across / 0.03) ** 2) - (along / 0.25) ** 2
         )
-    image = image + 0.035 * noise(5) + 0.02 * noise(12)
+    image = image + 0.035 * noise(5) + 0.015 * noise(12)
 
     # A lesion in either lung: smooth and round, or ragged and mottled, of equal mean brightness.
     side_of_body = torch.where(between(0, 1) < 0.5, -1.0, 1.0)
     cx = side_of_body * lung_x + between(-0.5, 0.5) * lung_rx
     cy = lung_y + between(-0.62, 0.62) * lung_ry
-    radius = between(0.13, 0.19)
-    strength = between(0.20, 0.30)
-    nodule = blob(cx, cy, radius, radius, 0.16)
+    radius = between(0.15, 0.21)
+    strength = between(0.4, 0.55)
+    nodule = blob(cx, cy, radius, radius, 0.1)
     patch = blob(cx, cy, 1.5 * radius * between(0.8, 1.2), 1.5 * radius * between(0.8, 1.2), 0.16)
-    ragged = patch * torch.sigmoid(6 * (noise(side // 4) - 0.1))
+    ragged = patch * torch.sigmoid(6 * (noise(side // 3) - 0.1))
     shape = torch.where((labels == 0)[:, None, None], ragged, nodule)
     present = (labels != 2)[:, None, None]
     image = image + present * strength * shape
@@ -152,5 +152,5 @@ def _draw(labels: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor
     # The exposure: contrast, gain, offset, then the detector's noise.
     image = image.clamp_min(0) ** between(0.75, 1.35)
     image = between(0.7, 1.15) * image + between(0.0, 0.15)
-    image = image + between(0.015, 0.045) * torch.randn(count, side, side, generator=generator)
+    image = image + between(0.015, 0.035) * torch.randn(count, side, side, generator=generator)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8), mask.to(torch.uint8)

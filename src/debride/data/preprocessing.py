@@ -78,7 +78,7 @@ class Preprocessing(pydantic.BaseModel, frozen=True, extra="forbid"):
         return self
 
     def transform(self, *, augment: bool = False, seed: int = 0) -> Any:
-        """Return the MONAI ``Compose`` from a record to the network's input.
+        r"""Return the MONAI ``Compose`` from a record to the network's input.
 
         A record is a dict with ``"image"`` and perhaps ``"mask"``, each a file or an array;
         the image becomes (C, \\*spatial) float32 and the mask (1, \\*spatial) of 0 and 1.
@@ -110,7 +110,7 @@ class Preprocessing(pydantic.BaseModel, frozen=True, extra="forbid"):
         return t.Normalise(self.channels, self.mean, self.std, len(self.spatial))
 
     def read(self, image: str | Path | Array) -> Tensor:
-        """Read one image from a file or an array as (C, \\*spatial) float32.
+        r"""Read one image from a file or an array as (C, \\*spatial) float32.
 
         Raises
         ------

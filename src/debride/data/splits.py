@@ -74,10 +74,7 @@ def take_validation(
                 f"no validation split can be taken from the training images of '{where}': class "
                 f"'{name}' has {len(members)} of the {unit} and needs 2; add a 'val' split"
             )
-    if grouped:
-        chosen = _grouped(labels, keys, fraction, seed)
-    else:
-        chosen = _plain(labels, fraction, seed)
+    chosen = _grouped(labels, keys, fraction, seed) if grouped else _plain(labels, fraction, seed)
     train = tuple(record for record, out in zip(records, chosen, strict=True) if not out)
     val = tuple(record for record, out in zip(records, chosen, strict=True) if out)
     for side, part in (("training", train), ("validation", val)):
