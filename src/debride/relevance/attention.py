@@ -1,0 +1,145 @@
+"""Softmax and attention, taken apart into products and a softmax (Achtibat et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.ledger import Ledger
+
+
+class _Softmax(torch.autograd.Function):
+    """R_x = x ⊙ (R_p − p · ΣR_p): in gradient form, softmax's own gradient.
+
+    Σ R_p − Σ R_x does not reach the scores: it is entered as the softmax remainder.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, ledger: Ledger) -> Tensor:
+        p = torch.softmax(x, dim)
+        ctx.save_for_backward(x, p)
+        ctx.dim, ctx.ledger = dim, ledger
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        x, p = ctx.saved_tensors
+        back = torch._softmax_backward_data(c, p, ctx.dim, x.dtype)
+        # Where p is 0 so is its relevance, also for a masked score of −inf.
+        shown = torch.where(p == 0, torch.zeros_like(x), x)
+        ctx.ledger.remain((p * c).sum() - (shown * back).sum())
+        return back, None, None
+
+
+@register_operator("softmax")
+def softmax(relevance: RelevancePass, call: Call) -> Tensor:
+    """Softmax over scores, also marked as a possible gate."""
+    x, dim = call.argument(0, "input"), call.argument(1, "dim", -1)
+    dtype = call.kwargs.get("dtype")
+    if dtype is not None:
+        x = x.to(dtype)
+    p: Tensor = _Softmax.apply(x, -1 if dim is None else dim, relevance.ledger)
+    return relevance.mark_gate(p)
+
+
+@register_operator("scaled_dot_product_attention")
+def attention(
+    relevance: RelevancePass, call: Call
+) -> Tensor:
+    """Attention: q·kᵀ, softmax and ·v, each by its own rule; masks are constants."""
+    query, key, value = (call.argument(i, n) for i, n in enumerate(("query", "key", "value")))
+    mask, causal = call.argument(3, "attn_mask"), call.argument(5, "is_causal", False)
+    scale = call.kwargs.get("scale")
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if call.kwargs.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    scores = relevance.run(torch.matmul, query * scale, key.transpose(-2, -1))
+    if causal:
+        shape = (query.shape[-2], key.shape[-2])
+        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    elif mask is not None:
+        scores = relevance.run(torch.add, scores, mask)
+    weights = relevance.run(F.softmax, scores, dim=-1)
+    result: Tensor = relevance.run(torch.matmul, weights, value)
+    return result
+
+
+_HEAD = (
+    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
+    "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask need_weights "
+    "attn_mask use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k "
+    "static_v average_attn_weights is_causal"
+).split()
+
+
+@register_operator("multi_head_attention_forward")
+def multi_head_attention(relevance: RelevancePass, call: Call) -> tuple[Tensor, None]:
+    """`torch.nn.MultiheadAttention`, one call: projections, attention, projection."""
+    given = {name: None for name in _HEAD} | dict(zip(_HEAD, call.args, strict=False))
+    given |= call.kwargs
+    query, key, value = given["query"], given["key"], given["value"]
+    if query.ndim == 2:
+        parts = {n: given[n].unsqueeze(1) for n in ("query", "key", "value")}
+        output, _ = multi_head_attention(
+            relevance, Call(call.name, call.func, (), given | parts)
+        )
+        return output.squeeze(1), None
+    length, batch, width = query.shape
+    heads = given["num_heads"]
+    if given["use_separate_proj_weight"]:
+        weights = [given[f"{n}_proj_weight"] for n in "qkv"]
+    else:
+        weights = list(given["in_proj_weight"].chunk(3))
+    bias = given["in_proj_bias"]
+    biases = [None] * 3 if bias is None else list(bias.chunk(3))
+    q, k, v = (
+        relevance.run(F.linear, x, w, b)
+        for x, w, b in zip((query, key, value), weights, biases, strict=True)
+    )
+    for name in ("k", "v"):
+        extra = given[f"bias_{name}"]
+        if extra is not None:
+            joined = relevance.run(torch.cat, [k if name == "k" else v, extra.repeat(1, batch, 1)])
+            k, v = (joined, v) if name == "k" else (k, joined)
+
+    def split(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], batch, heads, -1).permute(1, 2, 0, 3)
+
+    q, k, v = split(q), split(k), split(v)
+    mask = _joint_mask(given["attn_mask"], given["key_padding_mask"], batch, heads, q.dtype)
+    if mask is not None and k.shape[-2] > mask.shape[-1]:
+        mask = F.pad(mask, (0, k.shape[-2] - mask.shape[-1]))
+    out = relevance.run(F.scaled_dot_product_attention, q, k, v, mask)
+    out = out.permute(2, 0, 1, 3).reshape(length, batch, width)
+    return relevance.run(F.linear, out, given["out_proj_weight"], given["out_proj_bias"]), None
+
+
+def _joint_mask(
+    attention: Tensor | None, padding: Tensor | None, batch: int, heads: int, dtype: torch.dtype
+) -> Tensor | None:
+    """Add the two masks of `MultiheadAttention` as scores: (B, heads, L, S) or broadcast to it."""
+
+    def scores(mask: Tensor) -> Tensor:
+        if mask.dtype != torch.bool:
+            return mask
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+            mask, float("-inf")
+        )
+
+    joint = None
+    if attention is not None:
+        joint = scores(attention)
+        if joint.ndim == 3:
+            joint = joint.view(batch, heads, *joint.shape[1:])
+    if padding is not None:
+        padded = scores(padding)[:, None, None, :]
+        joint = padded if joint is None else joint + padded
+    return joint

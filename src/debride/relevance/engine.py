@@ -1,0 +1,302 @@
+"""The relevance pass: one forward in which every torch call is given the backward of its rule.
+
+Inside ``with RelevancePass(rules)`` a `TorchFunctionMode` sees every call that the model makes.
+What flows backwards afterwards is c = R / activation, so that R = activation ⊙ c wherever one
+asks for it: linear operators then need no rule of their own, autograd does the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from debride.errors import DebrideError
+from debride.relevance.ledger import Ledger
+from debride.relevance.linear import LinearOperator
+from debride.relevance.rules import RuleSet
+
+Handler = Callable[["RelevancePass", "Call"], Any]
+
+_OPERATORS: dict[str, Handler] = {}
+
+
+def register_operator(*names: str) -> Callable[[Handler], Handler]:
+    """Register what a torch function of these names does with relevance.
+
+    Names are those of the functions (``"add"`` stands for ``torch.add``, ``Tensor.add`` and
+    ``Tensor.add_``); an in-place call reaches the handler as its out-of-place form.
+    """
+
+    def add(handler: Handler) -> Handler:
+        for name in names:
+            _OPERATORS[name] = handler
+        return handler
+
+    return add
+
+
+@dataclass
+class Call:
+    """One torch call of the model, ready to be made out of place."""
+
+    name: str
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """Make the call as it stands: autograd's own backward."""
+        return self.func(*self.args, **self.kwargs)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument given by position or by name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def with_argument(self, position: int, name: str, value: Any) -> Call:
+        """Return the call with one argument replaced."""
+        if len(self.args) > position:
+            args = (*self.args[:position], value, *self.args[position + 1 :])
+            return Call(self.name, self.func, args, self.kwargs)
+        return Call(self.name, self.func, self.args, self.kwargs | {name: value})
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A convolution or linear layer whose output may meet a batch norm."""
+
+    output: weakref.ref[Tensor]
+    x: Tensor
+    operator: LinearOperator
+    first: bool
+
+
+class RelevancePass(TorchFunctionMode):
+    """Give every torch call made inside the block the backward of its relevance rule.
+
+    Attributes
+    ----------
+    ledger : Ledger
+    unknown : dict
+        Operators without a rule, by name: the modules that they were met in. Their gradient was
+        used.
+
+    Raises
+    ------
+    DebrideError
+        With ``strict=True``, at the first operator without a rule.
+    """
+
+    def __init__(self, rules: RuleSet, model: nn.Module | None = None, *, strict: bool = False):
+        super().__init__()
+        self.rules = rules
+        self.strict = strict
+        self.ledger = Ledger()
+        self.unknown: dict[str, list[str]] = {}
+        self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
+        self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._gates: dict[int, weakref.ref[Tensor]] = {}
+        self._folds: dict[int, _Fold] = {}
+        self._met_first = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Meet one torch call of the model."""
+        kwargs = kwargs or {}
+        name = func.__name__
+        if name == "__get__" or name in _PASSIVE:
+            if self._replaced:
+                args = self._prepare(args)
+            return func(*args, **kwargs)
+        args = self._prepare(args)
+        if kwargs:
+            kwargs = {key: self._prepare(value) for key, value in kwargs.items()}
+        call = Call(name, func, args, kwargs)
+        if not (_active(args) or _active(tuple(kwargs.values()))):
+            return call()
+        return self.meet(call)
+
+    def meet(self, call: Call) -> Any:
+        """Give one call that depends on the input its rule; handlers use it for their parts."""
+        if call.name in _RENAMED:
+            call = Call(*_RENAMED[call.name], call.args, call.kwargs)
+        changed = self._out_of_place(call)
+        handler = _OPERATORS.get(call.name)
+        if handler is not None:
+            result = handler(self, call)
+        else:
+            result = call()
+            if _active((result,)):
+                self._report(call.name)
+        if changed is not None and result is not changed:
+            self._replace(changed, result)
+        return result
+
+    def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Make a call as if the model had made it."""
+        if not (_active(args) or _active(tuple(kwargs.values()))):
+            return func(*args, **kwargs)
+        return self.meet(Call(func.__name__, func, args, kwargs))
+
+    def where(self) -> str:
+        """Return the name of the module whose forward is running."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_varnames[:1] == ("self",):
+                owner = frame.f_locals.get("self")
+                if isinstance(owner, nn.Module) and id(owner) in self._names:
+                    return self._names[id(owner)] or type(owner).__name__
+            frame = frame.f_back  # type: ignore[assignment]
+        return "(outside the network)"
+
+    # -- gates, folds -------------------------------------------------------------------------
+
+    def mark_gate(self, tensor: Tensor) -> Tensor:
+        """Remember that a tensor came out of a squashing function, so may be a gate."""
+        self._gates[id(tensor)] = weakref.ref(tensor)
+        return tensor
+
+    def is_gate(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor was marked as a gate."""
+        mark = self._gates.get(id(tensor))
+        return mark is not None and mark() is tensor
+
+    def linear(self, x: Tensor, operator: LinearOperator) -> Tensor:
+        """Apply a linear operator with its rule, and remember it for a batch norm that follows."""
+        first, self._met_first = not self._met_first, True
+        rule = self.rules.rule_for(operator, first=first)
+        y = rule(
+            x,
+            operator,
+            lambda: operator(x, bias=operator.bias),
+            self.ledger,
+            self.where() if operator.bias is not None or not rule.plain else "",
+        )
+        if not rule.plain:
+            key = id(y)
+            forget = weakref.ref(y, lambda _: self._folds.pop(key, None))
+            self._folds[key] = _Fold(forget, x, operator, first)
+        return y
+
+    def fold(
+        self, y: Tensor, scale: Tensor, shift: Tensor, output: Callable[[], Tensor]
+    ) -> Tensor | None:
+        """Merge a batch norm into the linear operator that made `y`.
+
+        Returns
+        -------
+        Tensor or None
+            None where nothing linear made `y`, or its rule does not ask for it.
+        """
+        made = self._folds.get(id(y))
+        if made is None or made.output() is not y:
+            return None
+        rule = self.rules.rule_for(made.operator, first=made.first)
+        merged = made.operator.folded(scale, shift)
+        return rule(made.x, merged, output, self.ledger, self.where())
+
+    # -- in-place operators, parameters -------------------------------------------------------
+
+    def _prepare(self, value: Any) -> Any:
+        """Put in what in-place calls changed, and take parameters out of autograd's sight."""
+        if isinstance(value, Tensor):
+            if self._replaced:
+                while (entry := self._replaced.get(id(value))) and entry[0]() is value:
+                    value = entry[1]
+            if isinstance(value, nn.Parameter) and value.requires_grad:
+                return value.detach()
+            return value
+        if type(value) in (tuple, list):
+            return type(value)(self._prepare(item) for item in value)
+        return value
+
+    def _out_of_place(self, call: Call) -> Tensor | None:
+        """Turn an in-place call into its out-of-place form; return the tensor it would change."""
+        name, target = call.name, call.args[0] if call.args else call.kwargs.get("input")
+        if call.kwargs.get("inplace"):
+            call.kwargs = call.kwargs | {"inplace": False}
+        elif name == "__setitem__":
+            call.name = "setitem"
+        elif name.endswith("_") and not name.endswith("__"):
+            plain = name[:-1]
+            for home in (torch.Tensor, torch, torch.nn.functional):
+                if hasattr(home, plain):
+                    call.name, call.func = plain, getattr(home, plain)
+                    break
+            else:
+                self._report(name)
+                return None
+        else:
+            return None
+        if target._is_view() and target._base is not None and name != "relu_":
+            # The base of the view will not see the change. Say so rather than be silently wrong.
+            if "inplace" not in call.kwargs:
+                self._report(f"{name} on a view")
+        return target
+
+    def _replace(self, target: Tensor, result: Tensor) -> None:
+        key = id(target)
+        forget = weakref.ref(target, lambda _: self._replaced.pop(key, None))
+        self._replaced[key] = (forget, result)
+
+    def _report(self, name: str) -> None:
+        where = self.where()
+        if self.strict:
+            raise DebrideError(
+                f"no relevance rule for '{name}' (in module '{where}'): register one with "
+                "@register_operator, or run without strict to use its gradient"
+            )
+        places = self.unknown.setdefault(name, [])
+        if where not in places:
+            places.append(where)
+
+
+def _active(values: Iterable[Any]) -> bool:
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                return True
+        elif type(value) in (tuple, list) and _active(value):
+            return True
+    return False
+
+
+_RENAMED: dict[str, tuple[str, Callable[..., Any]]] = {
+    "__add__": ("add", torch.Tensor.add),
+    "__radd__": ("add", torch.Tensor.add),
+    "__sub__": ("sub", torch.Tensor.sub),
+    "__mul__": ("mul", torch.Tensor.mul),
+    "__rmul__": ("mul", torch.Tensor.mul),
+    "__truediv__": ("div", torch.Tensor.div),
+    "true_divide": ("div", torch.Tensor.div),
+    "divide": ("div", torch.Tensor.div),
+    "multiply": ("mul", torch.Tensor.mul),
+    "subtract": ("sub", torch.Tensor.sub),
+    "__matmul__": ("matmul", torch.matmul),
+    "__getitem__": ("getitem", torch.Tensor.__getitem__),
+}
+
+# Questions about a tensor: no relevance crosses them.
+_PASSIVE = frozenset(
+    "size dim numel stride is_floating_point is_complex is_contiguous storage_offset data_ptr "
+    "element_size ndimension nelement get_device type __len__ __eq__ __ne__ __lt__ __le__ "
+    "__gt__ __ge__ __hash__ __repr__ __format__ __bool__ __int__ __float__ __index__ __contains__ "
+    "eq ne lt le gt ge item tolist numpy argmax argmin argsort any all isnan isinf isfinite sign "
+    "equal allclose new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like "
+    "empty_like full_like rand_like randn_like is_same_size requires_grad_ retain_grad "
+    "register_hook is_nonzero _is_view dim_order detach detach_ _assert logical_and logical_or "
+    "logical_not floor ceil round one_hot bincount unique".split()
+)

@@ -1,0 +1,69 @@
+"""The account of a pass: where the explained output's relevance went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Ledger:
+    """Sums of relevance by where they ended, over the whole batch.
+
+    Relevance that does not reach the input stays in constants (biases, shifts of a batch norm,
+    added or concatenated parameters), in the softmax remainder, or is lost by a rule.
+    """
+
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    softmax: Tensor | None = None
+    lost: dict[str, Tensor] = field(default_factory=dict)
+    leaves: list[tuple[str, Tensor]] = field(default_factory=list)
+    input_relevance: Tensor | None = None
+    """Relevance of the input, where the first layer's rule cannot travel as c (flat, z^B)."""
+
+    def absorb(self, where: str, amount: Tensor) -> None:
+        """Enter what a constant absorbed."""
+        self.constants[where] = self.constants.get(where, 0) + amount.detach()
+
+    def lose(self, where: str, amount: Tensor) -> None:
+        """Enter what a rule did not pass on."""
+        self.lost[where] = self.lost.get(where, 0) + amount.detach()
+
+    def remain(self, amount: Tensor) -> None:
+        """Enter what a softmax over scores kept."""
+        amount = amount.detach()
+        self.softmax = amount if self.softmax is None else self.softmax + amount
+
+    def leaf(self, where: str, constant: Tensor) -> Tensor:
+        """Return a stand-in for a constant whose c autograd will collect."""
+        leaf = constant.detach().requires_grad_()
+        self.leaves.append((where, leaf))
+        return leaf
+
+    def watch(self, where: str, output: Tensor, constant: Tensor | float, dim: int = 1) -> None:
+        """Enter Σ constant ⊙ c of `output` as soon as its c is known.
+
+        `constant` is a number, or one value for each index along `dim` of `output`.
+        """
+
+        def enter(c: Tensor) -> None:
+            if isinstance(constant, Tensor):
+                others = [d for d in range(c.ndim) if d != dim % c.ndim]
+                amount = (c.sum(others) if others else c).mul(constant).sum()
+            else:
+                amount = c.sum() * constant
+            self.absorb(where, amount)
+
+        output.register_hook(enter)
+
+    def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
+        """Enter the shares of the stand-ins from their c, in the order they were made."""
+        for (where, leaf), c in zip(self.leaves, gradients, strict=True):
+            if c is not None:
+                share = leaf.detach() * c
+                # A mask of −inf receives exactly no relevance: 0 · inf is 0 here.
+                finite = torch.where(torch.isfinite(leaf), share, torch.zeros_like(share))
+                self.absorb(where, finite.sum())
+

@@ -1,0 +1,143 @@
+"""Convolutions and linear layers as one kind of operator: y = W x + b."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
+    "conv1d": F.conv1d,
+    "conv2d": F.conv2d,
+    "conv3d": F.conv3d,
+}
+_TRANSPOSED: dict[str, Callable[..., Tensor]] = {
+    "conv_transpose1d": F.conv_transpose1d,
+    "conv_transpose2d": F.conv_transpose2d,
+    "conv_transpose3d": F.conv_transpose3d,
+}
+LINEAR_OPERATORS = ("linear", *_CONVOLUTIONS, *_TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """A linear layer or convolution with its weights, taken off one call.
+
+    Attributes
+    ----------
+    weight : Tensor
+        (out, in) for a linear layer, (out, in / groups, *kernel) for a convolution,
+        (in, out / groups, *kernel) for a transposed one.
+    bias : Tensor or None
+        (out,).
+    """
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    output_padding: tuple[int, ...] = ()
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this is a transposed convolution."""
+        return self.name in _TRANSPOSED
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of the output that its channels lie on."""
+        return -1 if self.name == "linear" else 1
+
+    def __call__(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Apply the operator with other weights, without a bias unless one is given."""
+        weight = self.weight if weight is None else weight
+        if self.name == "linear":
+            return F.linear(x, weight, bias)
+        if self.transposed:
+            return _TRANSPOSED[self.name](
+                x, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
+                self.dilation,
+            )  # fmt: skip
+        return _CONVOLUTIONS[self.name](
+            x, weight, bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def adjoint(self, c: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return Wᵀ c in the shape of `x` (whose values do not matter)."""
+        weight = self.weight if weight is None else weight
+        if self.name == "linear":
+            return c @ weight
+        return torch.ops.aten.convolution_backward(
+            c, x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups, [True, False, False],
+        )[0]  # fmt: skip
+
+    def folded(self, scale: Tensor, shift: Tensor) -> LinearOperator:
+        """Return the operator followed by ``· scale + shift`` for each output channel."""
+        spread = (1,) * (self.weight.ndim - 2)
+        if self.transposed:
+            inputs, outputs = self.weight.shape[:2]
+            grouped = self.weight.reshape(
+                self.groups, inputs // self.groups, outputs, *self.weight.shape[2:]
+            )
+            weight = grouped * scale.view(self.groups, 1, outputs, *spread)
+            weight = weight.reshape(self.weight.shape)
+        else:
+            weight = self.weight * scale.view(-1, 1, *spread)
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return replace(self, weight=weight, bias=bias)
+
+
+def read_call(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, LinearOperator]:
+    """Take a call of ``F.linear``, ``F.conv*d`` or ``F.conv_transpose*d`` apart.
+
+    Returns
+    -------
+    input : Tensor
+        Padded already where the call asked for ``padding="same"``.
+    operator : LinearOperator
+    """
+    names = ["input", "weight", "bias"]
+    if name in _CONVOLUTIONS:
+        names += ["stride", "padding", "dilation", "groups"]
+    elif name in _TRANSPOSED:
+        names += ["stride", "padding", "output_padding", "groups", "dilation"]
+    call = dict(zip(names, args, strict=False)) | kwargs
+    x, weight, bias = call["input"], call["weight"], call.get("bias")
+    if name == "linear":
+        return x, LinearOperator(name, weight, bias)
+    spatial = weight.ndim - 2
+
+    def numbers(key: str, default: int) -> tuple[int, ...]:
+        value = call.get(key, default)
+        value = (value,) if isinstance(value, int) else tuple(value)
+        return value * spatial if len(value) == 1 else value
+
+    dilation = numbers("dilation", 1)
+    padding = call.get("padding", 0)
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        sides: list[int] = []
+        for kernel, step in zip(reversed(weight.shape[2:]), reversed(dilation), strict=True):
+            total = step * (kernel - 1)
+            sides += [total // 2, total - total // 2]
+        x, padding = F.pad(x, sides), 0
+    call["padding"] = padding
+    return x, LinearOperator(
+        name,
+        weight,
+        bias,
+        stride=numbers("stride", 1),
+        padding=numbers("padding", 0),
+        dilation=dilation,
+        groups=call.get("groups", 1),
+        output_padding=numbers("output_padding", 0) if name in _TRANSPOSED else (0,) * spatial,
+    )

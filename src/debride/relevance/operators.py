@@ -1,0 +1,269 @@
+"""What each torch function does with relevance.
+
+Linear operators are autograd's own; every other one has a handler here, in `norms` or in
+`attention`. A handler takes the pass and the call and returns the call's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.linear import LINEAR_OPERATORS, read_call
+
+# Movement, sums, means and the like: y is linear in x without a constant.
+_LINEAR = (
+    "view reshape view_as reshape_as permute transpose t swapaxes swapdims movedim moveaxis "
+    "squeeze unsqueeze flatten unflatten ravel expand expand_as repeat repeat_interleave tile "
+    "broadcast_to getitem select narrow chunk split split_with_sizes tensor_split unbind "
+    "index_select gather take_along_dim take masked_select roll flip fliplr flipud rot90 unfold "
+    "fold contiguous clone to type_as float double half bfloat16 cpu cuda alias "
+    "atleast_1d atleast_2d atleast_3d diagonal tril triu cumsum "
+    "sum mean nanmean neg negative positive real "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
+    "grid_sample identity "
+    # to the winner
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d boolean_dispatch fn max_pool1d_with_indices max_pool2d_with_indices "
+    "max_pool3d_with_indices _max_pool1d _max_pool2d _max_pool3d max_unpool1d max_unpool2d "
+    "max_unpool3d amax amin max min maximum minimum topk sort median"
+).split()
+
+# f(0) = 0: c is multiplied by the secant slope f(x) / x. Others are split into f(x) − f(0), which
+# passes, and f(0), a constant that absorbs.
+_ACTIVATIONS = (
+    "gelu silu mish elu selu celu leaky_relu rrelu hardswish tanhshrink softsign hardtanh relu6 "
+    "hardshrink softshrink threshold abs square sqrt exp expm1 log1p softplus logsigmoid sin "
+    "clamp clip clamp_min clamp_max pow erf sinh atan"
+).split()
+
+_GATES = ("sigmoid", "hardsigmoid", "tanh")
+
+# Random drops are the identity in evaluation mode, which the pass runs in.
+_DROPS = (
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"
+).split()
+
+
+@register_operator(*_LINEAR, *_DROPS, "relu")
+def as_gradient(_: RelevancePass, call: Call) -> Any:
+    """Linear operators, ReLU and winners: the gradient is the rule."""
+    return call()
+
+
+@register_operator(*LINEAR_OPERATORS)
+def linear(relevance: RelevancePass, call: Call) -> Any:
+    """Convolutions and linear layers: by the rule set."""
+    x, operator = read_call(call.name, call.args, call.kwargs)
+    if operator.weight.requires_grad or not x.requires_grad:
+        # Weights that depend on the input (dynamic convolution) are a product of activations.
+        return product(relevance, call)
+    return relevance.linear(x, operator)
+
+
+# -- sums --------------------------------------------------------------------------------------
+
+
+@register_operator("add", "sub", "rsub", "__rsub__", "where", "cat", "concat", "stack", "hstack",
+                   "vstack", "lerp", "setitem", "masked_fill", "pad", "masked_scatter",
+                   "index_fill", "index_add", "scatter", "scatter_add", "index_put")  # fmt: skip
+def add_constants(relevance: RelevancePass, call: Call) -> Any:
+    """Sums and joins: linear in what depends on the input; constants absorb their share."""
+    place = relevance.where()
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.requires_grad or not value.is_floating_point():
+                return value
+            return relevance.ledger.leaf(place, value)
+        if type(value) in (tuple, list):
+            return type(value)(stand_in(item) for item in value)
+        return value
+
+    args, kwargs = stand_in(call.args), {k: stand_in(v) for k, v in call.kwargs.items()}
+    if call.name == "setitem":
+        result = args[0].clone()
+        result[args[1]] = args[2]
+        return result
+    result = call.func(*args, **kwargs)
+    if call.name in ("add", "sub", "rsub", "__rsub__"):
+        number, sign = _added_number(call)
+        if number:
+            relevance.ledger.watch(place, result, sign * number)
+    elif call.name in ("masked_fill", "pad", "index_fill"):
+        _absorb_filled(relevance, call, result, place)
+    return result
+
+
+def _added_number(call: Call) -> tuple[float, float]:
+    alpha = call.kwargs.get("alpha", 1)
+    first, second = (*call.args, call.kwargs.get("other"))[:2]
+    if isinstance(second, int | float):
+        sign = {"add": alpha, "sub": -alpha}.get(call.name, 1)
+        return float(second), float(sign)
+    if isinstance(first, int | float):
+        return float(first), 1.0
+    return 0.0, 1.0
+
+
+def _absorb_filled(relevance: RelevancePass, call: Call, result: Tensor, place: str) -> None:
+    """Numbers written into a tensor absorb what arrives at them."""
+    if call.name == "pad":
+        value, mode = call.argument(3, "value") or 0, call.argument(2, "mode", "constant")
+        if not value or mode != "constant":
+            return
+        written = F.pad(torch.zeros_like(call.argument(0, "input")), call.argument(1, "pad"),
+                        value=value)  # fmt: skip
+    else:
+        value = call.argument(2, "value")
+        value = float(value) if not isinstance(value, Tensor) else float(value.detach())
+        if value == 0 or value in (float("inf"), float("-inf")):
+            return
+        empty = torch.zeros_like(call.args[0].detach())
+        written = call.func(empty, call.args[1], value)
+    ledger = relevance.ledger
+    result.register_hook(lambda c: ledger.absorb(place, (c * written).sum()))
+
+
+# -- products ----------------------------------------------------------------------------------
+
+
+@register_operator("matmul", "bmm", "mm", "mv", "dot", "einsum", "baddbmm", "bilinear", "outer",
+                   "inner", "tensordot", "__rmatmul__")  # fmt: skip
+def product(relevance: RelevancePass, call: Call) -> Any:
+    """Products: linear in one activation; of two activations, half of R to each."""
+    factors = [value for value in _tensors((call.args, call.kwargs)) if value.requires_grad]
+    result = call()
+    return halved(result) if len(factors) > 1 else result
+
+
+@register_operator("mul", "hadamard")
+def multiply(relevance: RelevancePass, call: Call) -> Any:
+    """Element-wise products: by a constant passes; gate × signal goes to the signal."""
+    a, b = call.args[0], call.argument(1, "other")
+    if not (_is_active(a) and _is_active(b)):
+        return call()
+    gate = _gate_of(relevance, a, b)
+    if gate is None:
+        return halved(call())
+    parts = tuple(v.detach() if v is gate else v for v in (a, b))
+    return call.func(*parts)
+
+
+def _gate_of(relevance: RelevancePass, a: Tensor, b: Tensor) -> Tensor | None:
+    """Return which factor is a gate: squashed, or broadcast over space."""
+    marked = [v for v in (a, b) if relevance.is_gate(v)]
+    if len(marked) == 1:
+        return marked[0]
+    if a.shape != b.shape and a.ndim == b.ndim and a.ndim > 2:
+        return a if a.numel() < b.numel() else b
+    return None
+
+
+@register_operator("div", "__rdiv__", "__rtruediv__", "rdiv")
+def divide(_: RelevancePass, call: Call) -> Any:
+    """Divisions: the divisor is a scale, so constant where it divides an activation."""
+    if call.name != "div":
+        # number / activation: all that depends on the input is a scale.
+        return call.func(call.args[0].detach(), *call.args[1:])
+    a, b = call.args[0], call.argument(1, "other")
+    if isinstance(b, Tensor) and b.requires_grad:
+        return call.with_argument(1, "other", b.detach())()
+    return call() if _is_active(a) else a / b
+
+
+class _Halve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> Tensor:
+        return c / 2
+
+
+def halved(y: Tensor) -> Tensor:
+    """Return `y` with its c halved on the way back: each of two factors gets half of R."""
+    result: Tensor = _Halve.apply(y)
+    return result
+
+
+# -- activations -------------------------------------------------------------------------------
+
+
+class _Secant(torch.autograd.Function):
+    """y = f(x); c_x = c_y ⊙ (f(x) − f(0)) / x, the derivative at 0 where x is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], offset: float) -> Tensor:
+        y = f(x)
+        ctx.save_for_backward(x, y)
+        ctx.f, ctx.offset = f, offset
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = ctx.saved_tensors
+        rise = y - ctx.offset if ctx.offset else y
+        slope = rise / x
+        at_zero = x == 0
+        if bool(at_zero.any()):
+            with torch.enable_grad():
+                zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+                (tangent,) = torch.autograd.grad(ctx.f(zero), zero)
+            slope = torch.where(at_zero, torch.nan_to_num(tangent, 0.0, 0.0, 0.0), slope)
+        return c * slope, None, None
+
+
+def _secant(relevance: RelevancePass, call: Call) -> Tensor:
+    x = call.argument(0, "input")
+    rest, func = call.args[1:], call.func
+    kwargs = {key: value for key, value in call.kwargs.items() if key != "input"}
+
+    def f(value: Tensor) -> Tensor:
+        result: Tensor = func(value, *rest, **kwargs)
+        return result
+
+    offset = float(f(torch.zeros((), dtype=x.dtype, device=x.device)))
+    y: Tensor = _Secant.apply(x, f, offset)
+    if offset:
+        relevance.ledger.watch(relevance.where(), y, offset)
+    return y
+
+
+@register_operator(*_ACTIVATIONS)
+def activation(relevance: RelevancePass, call: Call) -> Any:
+    """Activations: R passes unchanged, less what f(0) absorbs."""
+    return _secant(relevance, call)
+
+
+@register_operator(*_GATES)
+def gate(relevance: RelevancePass, call: Call) -> Any:
+    """Squashing functions: as activations, and remembered as possible gates."""
+    return relevance.mark_gate(_secant(relevance, call))
+
+
+@register_operator("prelu")
+def prelu(_: RelevancePass, call: Call) -> Any:
+    """PReLU: f(0) = 0 and slopes are constant on each side, so the gradient is the secant."""
+    return call()
+
+
+def _is_active(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
