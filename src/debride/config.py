@@ -130,7 +130,7 @@ def _sentence(error: ValidationError, given: Mapping[str, Any], config: Path | N
     reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return reason
-    reason = reason[0].lower() + reason[1:]
+    reason = (reason[0].lower() + reason[1:]).partition(", unable to")[0]
     name = str(first["loc"][0])
     where = _flag(name) if name in given or config is None else f"'{name}' in '{config}'"
     return f"{where} cannot be '{first['input']}': {reason}"

@@ -23,7 +23,7 @@ from debride.errors import DebrideError
 from debride.evidence.evidence import Task
 from debride.evidence.explanations import heatmaps, lrp_explainer
 from debride.evidence.pictures import picture, shown_slice
-from debride.evidence.state import measured
+from debride.evidence.state import frozen
 from debride.files import staged_folder
 from debride.models.checkpoints import infer_fit, read_state
 from debride.models.outputs import logits, probabilities, task_of
@@ -87,7 +87,7 @@ def draw(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.float32], title
     colours = LinearSegmentedColormap.from_list(
         "relevance", [(*against, 1.0), (1.0, 1.0, 1.0, 0.0), (*towards, 1.0)]
     )
-    figure = Figure(figsize=(8, 4.3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8, 3.9), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     grey = image if image.ndim == 2 else image @ np.array([0.299, 0.587, 0.114])
     left.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -114,16 +114,12 @@ def _draw(
     rules: str,
 ) -> Iterator[tuple[str, bytes]]:
     images = torch.stack([entry.prepared for entry in batch]).to(network.device)
-    with measured(network.model):
+    with frozen(network.model):
         with torch.no_grad():
             score = probabilities(logits(network.model(images)).float(), task).cpu()
         decided = score.argmax(dim=1)
         chosen = decided if target is None else torch.full_like(decided, target)
-        # one logit speaks for the second class; its negative speaks for the first
-        explained = torch.zeros_like(chosen) if task == "binary" else chosen
-        maps = heatmaps(network.model, images, explained.to(network.device), lrp_explainer(rules))
-        if task == "binary":
-            maps = torch.where((chosen == 0).reshape(-1, *[1] * (maps.ndim - 1)), -maps, maps)
+        maps = heatmaps(network.model, images, chosen.to(network.device), lrp_explainer(rules))
     for row, entry in enumerate(batch):
         cut = shown_slice(maps[row])
         image = entry.prepared if cut is None else entry.prepared[:, cut]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from debride.data.images import ImageSource
     from debride.data.preprocessing import Preprocessing
     from debride.evidence.evidence import Evidence
+    from debride.opening import Job
     from debride.pruning import StepRecord
 
 NAMES = {"train": "training", "val": "validation", "test": "test"}
@@ -39,6 +40,16 @@ def warn(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"[yellow]warning:[/yellow] {escape(text)}"
     )
+
+
+def show_job(job: Job) -> None:
+    """Say what images, network and preparation a command works with."""
+    network = job.network
+    show_source(job.source)
+    parameters = sum(parameter.numel() for parameter in network.model.parameters())
+    name = network.spec.source if network.spec is not None else type(network.model).__name__
+    say("network", f"{name}, {amount(parameters)} parameters, {network.device}")
+    show_preparation(network.preprocessing, network.how)
 
 
 def show_source(source: ImageSource) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ def train(settings: TrainSettings) -> None:
             f"'{network.parent.folder}' holds a pruned network, which debride train does not "
             "train further: give the name of a network"
         )
-    _show(job)
+    screens.show_job(job)
     if (settings.out / UNFINISHED).exists():
         screens.say("resuming", f"the unfinished training in {settings.out}")
 
@@ -114,7 +114,7 @@ def prune(settings: PruneSettings) -> None:
     _free(settings.out, settings.overwrite, settings.model)
     job = open_job(settings)
     _whole(job)
-    _show(job)
+    screens.show_job(job)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
     macs = 0.5 if settings.macs is None and settings.ratio is None else settings.macs
@@ -150,7 +150,7 @@ def apply(settings: ApplySettings) -> None:
     plan = Plan.from_json(_read(settings.plan, "--plan"))
     job = open_job(settings)
     _whole(job)
-    _show(job)
+    screens.show_job(job)
     plan.check(job.network.model)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
@@ -202,7 +202,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if settings.out is not None and (settings.out / "model.json").exists():
         raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
     job = open_job(settings)
-    _show(job)
+    screens.show_job(job)
     split = settings.split
     if not job.source.splits.get(split):
         there = ", ".join(name for name, records in job.source.splits.items() if records)
@@ -319,15 +319,6 @@ def _whole(job: Job) -> None:
         )
 
 
-def _show(job: Job) -> None:
-    network = job.network
-    screens.show_source(job.source)
-    parameters = sum(parameter.numel() for parameter in network.model.parameters())
-    name = network.spec.source if network.spec is not None else type(network.model).__name__
-    screens.say("network", f"{name}, {screens.amount(parameters)} parameters, {network.device}")
-    screens.show_preparation(network.preprocessing, network.how)
-
-
 def _metric(job: Job) -> str:
     return "ROC AUC" if job.task == "multilabel" else "balanced accuracy"
 
@@ -381,8 +372,12 @@ def _free(out: Path, overwrite: bool, source: str = "") -> None:
     elif out.exists() and not out.is_dir():
         raise DebrideError(f"'{out}' is a file: give --out a folder")
     existing = next(parent for parent in out.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise DebrideError(f"cannot write in '{existing}': give another --out")
+    try:
+        Path(tempfile.mkdtemp(prefix=".debride.", dir=existing)).rmdir()
+    except OSError as error:
+        raise DebrideError(
+            f"cannot write in '{existing}' ({error.strerror}): give another --out"
+        ) from None
 
 
 def _write(

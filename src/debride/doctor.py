@@ -1,0 +1,153 @@
+"""The work behind ``debride doctor``: one batch through everything, before long work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import torch
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+
+from debride import screens
+from debride.data.batches import unpack
+from debride.errors import DebrideError
+from debride.models.outputs import logits
+from debride.models.state import undisturbed
+from debride.opening import RECALIBRATION, Job, open_job
+from debride.planning.costs import macs_by_module
+from debride.planning.groups import Grouping, find_groups
+from debride.relevance import Relevance, attribute
+from debride.settings import DoctorSettings
+
+SHOWN = 10
+"""Groups listed, the most expensive first."""
+REFERENCE = 20
+"""Reference images per class that ``debride prune`` takes by default."""
+
+
+def run(settings: DoctorSettings) -> None:
+    """Try explaining, cutting and timing on one batch, and say what came of it."""
+    job = open_job(settings)
+    screens.show_job(job)
+    model, device = job.network.model, job.network.device
+    images, _ = unpack(next(iter(job.batches("train"))))
+    images = images.to(device)
+    macs = macs_by_module(model, images)
+    screens.say("costs", f"{screens.amount(sum(macs.values()))} MACs per image")
+    forward = _forward_seconds(model, images)
+    explaining = _explain(model, images, settings.rules)
+    try:
+        grouping = find_groups(model, images[:1])
+    except DebrideError as error:
+        screens.say("cut", f"not possible: {error}")
+    else:
+        _show_groups(grouping, macs)
+    _show_needs(job, settings.steps, forward, explaining)
+
+
+def _explain(model: nn.Module, images: Tensor, rules: str) -> float:
+    """Say what the relevance pass found; return its seconds per image."""
+    found: list[Relevance] = []
+    seconds = _seconds(lambda: found.append(attribute(model, images, rules=rules)))
+    relevance = found[-1]
+    total = float(relevance.output.abs().sum()) or 1.0
+    shares = ", ".join(
+        f"{100 * value / float(relevance.output.sum()):.0f} % {name}"
+        for name, value in relevance.shares.items()
+        if value
+    )
+    screens.say(
+        "explain",
+        f"yes, with the rules '{rules}': {shares}; unaccounted for "
+        f"{abs(relevance.delta) / total:.1e} of the explained outputs",
+    )
+    for name, places in relevance.unknown.items():
+        shown = ", ".join(f"'{place}'" for place in places[:3])
+        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        screens.say("", f"no rule for {name} (in {shown}{more}): its gradient is used")
+    return seconds / len(images)
+
+
+def _show_groups(grouping: Grouping, macs: Mapping[str, int]) -> None:
+    total = sum(macs.values())
+    rows = []
+    reached: set[str] = set()
+    for group in grouping.groups:
+        layers = {member.module for member in group.members if macs.get(member.module)}
+        reached |= layers
+        rows.append((sum(macs[name] for name in layers), group))
+    share = sum(macs[name] for name in reached) / total
+    units = sum(group.units for group in grouping.groups)
+    screens.say(
+        "cut",
+        f"{screens.plural(len(grouping.groups), 'group')} of coupled units, {units} units; "
+        f"{share:.0%} of the MACs are in layers that shrink with them",
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("group", overflow="fold")
+    for name in ("kind", "units", "layers", "MACs of these"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    rows.sort(key=lambda row: -row[0])
+    for cost, group in rows[:SHOWN]:
+        layers = {member.module for member in group.members if macs.get(member.module)}
+        cells = (group.kind, str(group.units), str(len(layers)), f"{cost / total:.1%}")
+        table.add_row(escape(group.name), *cells)
+    if len(rows) > SHOWN:
+        table.add_row(f"and {len(rows) - SHOWN} more", "", "", "", "")
+    screens.console().print(table)
+    reasons = Counter(left.reason for left in grouping.left_alone)
+    for reason, count in reasons.most_common():
+        screens.say("left", f"{screens.plural(count, 'group')} alone: {reason}")
+
+
+def _show_needs(job: Job, steps: int, forward: float, explaining: float) -> None:
+    """Say what time and memory ``debride prune`` takes, from what one batch took."""
+    count = {split: len(records) for split, records in job.source.splits.items()}
+    reference = min(REFERENCE * len(job.source.classes), count["train"])
+    recalibration = min(RECALIBRATION, count["train"])
+    # each step: scores, recalibration, validation just cut and recovered; the network shrinks
+    # on the way to a half, so its cost is three quarters on average
+    step = explaining * reference + forward * (recalibration + 2 * count["val"])
+    whole = 0.75 * steps * step + forward * (2 * count["val"] + 2 * count[job.final_split])
+    screens.say(
+        "time",
+        f"about {screens.duration(whole)} to prune in {steps} steps, plus reading the images; "
+        f"{1000 * forward:.1f} ms an image forward, {1000 * explaining:.1f} ms explained",
+    )
+    peak = _peak()
+    if peak is not None:
+        screens.say("memory", f"{peak / 1e9:.1f} GB at most, with one batch explained")
+
+
+def _forward_seconds(model: nn.Module, images: Tensor) -> float:
+    with undisturbed(model), torch.no_grad():
+        model.eval()
+        logits(model(images[:1]))
+        return _seconds(lambda: model(images)) / len(images)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _peak() -> float | None:
+    """Give the most memory this process held, in bytes; on a GPU, what was held there."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return float(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
