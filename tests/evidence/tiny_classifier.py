@@ -25,5 +25,8 @@ class Tiny(nn.Module):
 
 def gradient_times_input(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     images = images.clone().requires_grad_()
-    chosen = model(images).gather(1, targets[:, None])
+    outputs = model(images)
+    if outputs.shape[1] == 1:  # speaks for class 1; its negative for class 0
+        outputs = torch.cat([-outputs, outputs], dim=1)
+    chosen = outputs.gather(1, targets[:, None])
     return images * torch.autograd.grad(chosen.sum(), images)[0]

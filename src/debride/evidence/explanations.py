@@ -12,7 +12,10 @@ from debride.errors import DebrideError
 from debride.evidence.evidence import Explanations, Spread
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, images (B, C, *spatial), targets (B,)) -> relevance like the images."""
+"""(network, images (B, C, *spatial), targets (B,)) -> relevance like the images.
+
+Targets are classes: a single logit speaks for class 1, and its negative for class 0.
+"""
 
 
 def lrp_explainer(rules: str) -> Explainer:

@@ -286,11 +286,9 @@ def _explain(
     order = list(pool)
     rows = [seen.rows[index] for index in order]
     targets = torch.from_numpy(seen.probabilities[0][rows].argmax(axis=1))
-    # a single logit speaks for class 1 and, negated, for class 0: it is the only one to explain
-    explained = torch.zeros_like(targets) if seen.task == "binary" else targets
     images = torch.stack([pool[index].image for index in order]).to(place)
     maps = [
-        heatmaps(network, images, explained.to(place), explainer)
+        heatmaps(network, images, targets.to(place), explainer)
         for network in track(networks, "explaining")
     ]
     correlations, overlaps = spearman(maps[0], maps[-1]), top_overlap(maps[0], maps[-1])
@@ -310,7 +308,7 @@ def _explain(
                 true=_class_indices(seen.labels[rows[at]]),
                 after_classes=_class_indices(decided[-1][at]),
                 after_score=scores[-1],
-                target=1 if seen.task == "binary" else int(targets[at]),
+                target=int(targets[at]),
                 before_classes=_class_indices(decided[0][at]) if compared else None,
                 before_score=scores[0] if compared else None,
                 spearman=_number(correlations[at]) if compared else None,

@@ -95,6 +95,12 @@ def render(
         else [],
         groups=list(plan.groups) if plan is not None else [],
         cards=[_card(s, evidence, names if show_names else None) for s in pictured],
+        unsure=any(
+            batch["speedup_q25"] is not None
+            and batch["speedup_q75"] is not None
+            and batch["speedup_q25"] <= 1 <= batch["speedup_q75"]
+            for batch in (evidence.speed["batches"] if evidence.speed else ())
+        ),
         facts=provenance.provenance(run, show_names=show_names),
         settings=provenance.settings(run, show_names=show_names),
         version=__version__,

@@ -113,8 +113,8 @@ def headline(evidence: Evidence) -> str:
     if difference == 0:
         return f"{work}, the same {name}"
     if difference > 0:
-        return f"{work}, and {difference:.1f} points more {name}"
-    return f"{work} for {-difference:.1f} points of {name}"
+        return f"{work}, and {difference:.1f}\u00a0points more {name}"
+    return f"{work} for {-difference:.1f}\u00a0points of {name}"
 
 
 def verdict(evidence: Evidence) -> list[str]:
@@ -135,7 +135,7 @@ def verdict(evidence: Evidence) -> list[str]:
         f"Arithmetic for one image: {macs[0]} → {macs[1]} {macs[2]} ({percent(kept)}); "
         f"{params[0]} → {params[1]}\u00a0{params[2]}.",
         f"{_capital(name)} on the {evidence.split} split ({images}): {percent(before)} → "
-        f"{percent(after)} ({points(after, before)} points).",
+        f"{percent(after)} ({points(after, before)}\u00a0points).",
     ]
     likeness = evidence.explanations
     if likeness is None:
@@ -246,7 +246,7 @@ def loss_sentence(evidence: Evidence) -> str:
         return f"No class is found less often than before, on the {evidence.split} split."
     return (
         f"Most was lost for {name}: {percent(first)} → {percent(second)} of its {whole(images)} "
-        f"images are recognised ({points(second, first)} points, {whole(missed)} "
+        f"images are recognised ({points(second, first)}\u00a0points, {whole(missed)} "
         f"{_plural(missed, 'image')} fewer)."
     )
 
