@@ -182,18 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return app(given, prog_name="debride", standalone_mode=False) or 0
     except _InterruptedError as error:
         return _fail(str(error), 130)
-    except DebrideError as error:
-        message, code = str(error), 2
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of Typer's
             return _fail(_usage(error), 2)
-        message, code = f"{_unforeseen(error)}; run again with --debug for the traceback", 1
-    if "--debug" in given:
-        Console(stderr=True).print_exception(suppress=[typer])
-    return _fail(message, code)
+        if "--debug" in given:
+            Console(stderr=True).print_exception(suppress=[typer])
+        if isinstance(error, DebrideError):
+            return _fail(str(error), 2)
+        return _fail(f"{_unforeseen(error)}; run again with --debug for the traceback", 1)
 
 
 class _InterruptedError(Exception):
@@ -222,3 +221,7 @@ def _usage(error: Any) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "debride"
     return f"{message}; '{path} --help' lists what there is"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

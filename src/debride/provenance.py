@@ -21,7 +21,7 @@ from debride.config import Settings
 if TYPE_CHECKING:
     from debride.data.images import ImageSource
 
-PACKAGES = ("torch", "torchvision", "timm", "monai", "torch-pruning", "numpy", "scikit-learn")
+PACKAGES = ("torchvision", "timm", "monai", "torch-pruning", "numpy", "scikit-learn")
 
 
 class Stopwatch:
@@ -123,7 +123,11 @@ def versions() -> dict[str, str]:
     >>> versions()["debride"]
     '0.1.0'
     """
-    found = {"debride": debride.__version__, "python": platform.python_version()}
+    found = {
+        "debride": debride.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with its build, which the package's version lacks
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -1,0 +1,113 @@
+"""Settings: flags over the file over the defaults, and what is said when something is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from debride.errors import DebrideError
+from debride.settings import EvaluateSettings, ExplainSettings, PruneSettings, TrainSettings
+
+NEEDED = {"data": "phantom", "model": "m", "out": "o"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flag_overrides_file_overrides_default(tmp_path: Path) -> None:
+    config = write(tmp_path, "steps: 3\nmacs: 0.25\nimage-size: 48\n")
+    settings = PruneSettings.resolve({**NEEDED, "steps": "5"}, config)
+    assert (settings.steps, settings.macs, settings.reference) == (5, 0.25, 20)
+    assert settings.image_size == (48,)
+
+
+def test_file_alone_is_enough(tmp_path: Path) -> None:
+    config = write(tmp_path, "data: phantom\nmodel: m\nout: o\nforce: true\nspeed: false\n")
+    settings = PruneSettings.resolve({}, config)
+    assert settings.force
+    assert not settings.speed
+    assert settings.out == Path("o")
+
+
+def test_flag_turns_off_what_the_file_turns_on(tmp_path: Path) -> None:
+    config = write(tmp_path, "speed: true\n")
+    assert not PruneSettings.resolve({**NEEDED, "speed": False}, config).speed
+
+
+def test_lists_are_comma_separated_or_yaml_lists(tmp_path: Path) -> None:
+    given = {"mean": "0.5, 0.4,0.3", "std": "0.2,0.2,0.2", "classes": "b,a"}
+    from_flags = PruneSettings.resolve({**NEEDED, **given})
+    config = write(tmp_path, "mean: [0.5, 0.4, 0.3]\nstd: [0.2, 0.2, 0.2]\nclasses: [b, a]\n")
+    assert PruneSettings.resolve(NEEDED, config) == from_flags
+    assert from_flags.mean == (0.5, 0.4, 0.3)
+    assert from_flags.classes == ("b", "a")
+
+
+def test_single_number_is_a_list_of_one(tmp_path: Path) -> None:
+    config = write(tmp_path, "mean: 0.5\nstd: 0.25\nimage_size: 64\n")
+    settings = PruneSettings.resolve(NEEDED, config)
+    assert (settings.mean, settings.std, settings.image_size) == ((0.5,), (0.25,), (64,))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("modle: x\n", "unknown key 'modle': did you mean 'model'?"),
+        ("steps: many\n", "'steps' in '.*' cannot be 'many': input should be a valid integer$"),
+        ("- a\n", "must hold lines of 'name: value'"),
+        ("a: [\n", "is not YAML"),
+        ("steps: 0\n", "greater than or equal to 1"),
+    ],
+)
+def test_bad_file_is_said_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DebrideError, match=said) as caught:
+        PruneSettings.resolve(NEEDED, write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DebrideError, match=r"no file '.*none\.yaml'"):
+        PruneSettings.resolve(NEEDED, tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"macs": "1.5"}, "--macs cannot be '1.5': input should be less than 1"),
+        ({"macs": "0.5", "ratio": "0.5"}, "--macs and --ratio are both given"),
+        ({"mean": "0.5"}, "--mean and --std go together"),
+        ({"mean": "0.5", "std": "0"}, "--std must be above 0"),
+        ({"mean": "0.5", "std": "0.1,0.1,0.1"}, "--mean has 1 numbers and --std has 3"),
+        ({"image_size": "big"}, "--image-size cannot be 'big'"),
+        ({"ranking": "local"}, "--ranking cannot be 'local': input should be 'global' or 'layer'"),
+        ({"channels": "2"}, "--channels cannot be '2'"),
+    ],
+)
+def test_bad_flag_is_said_in_one_sentence(given: dict[str, str], said: str) -> None:
+    with pytest.raises(DebrideError, match=said):
+        PruneSettings.resolve({**NEEDED, **given})
+
+
+def test_all_missing_settings_are_named() -> None:
+    with pytest.raises(DebrideError, match="--data and --model and --out must be given"):
+        TrainSettings.resolve({})
+
+
+def test_channels_may_be_text_or_number(tmp_path: Path) -> None:
+    assert PruneSettings.resolve({**NEEDED, "channels": "3"}).channels == 3
+    assert PruneSettings.resolve(NEEDED, write(tmp_path, "channels: 1\n")).channels == 1
+
+
+def test_explain_takes_one_source_of_images() -> None:
+    with pytest.raises(DebrideError, match="either --data or --images"):
+        ExplainSettings.resolve({"model": "m", "out": "o"})
+    given = {"model": "m", "out": "o", "images": "a", "data": "b"}
+    with pytest.raises(DebrideError, match="either --data or --images"):
+        ExplainSettings.resolve(given)
+
+
+def test_settings_go_into_json_and_back() -> None:
+    settings = EvaluateSettings.resolve({"data": "d", "model": "m", "image_size": "64,48"})
+    assert EvaluateSettings.model_validate_json(settings.model_dump_json()) == settings
