@@ -69,7 +69,7 @@ def refuse_or_skip(
     """
     if bad and (not skip or len(bad) == total):
         name, reason = next(iter(bad.items()))
-        others = f" ({len(bad) - 1} others cannot either)" if len(bad) > 1 else ""
+        others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise DebrideError(
             f"cannot read the image '{name}' of '{where}': {reason}{others}; mend or remove it, "
             "or leave such images out with --skip-bad"

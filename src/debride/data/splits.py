@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from debride.errors import DebrideError
 
 if TYPE_CHECKING:
     from debride.data.images import Record
+
+Labels = NDArray[np.int64]
+Chosen = NDArray[np.bool_]
 
 
 def positives(label: int | tuple[int, ...]) -> list[int]:
@@ -27,7 +32,7 @@ def positives(label: int | tuple[int, ...]) -> list[int]:
     return [index for index, flag in enumerate(label) if flag]
 
 
-def strata(records: Sequence[Record], classes: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def strata(records: Sequence[Record], classes: int) -> Labels:
     """Return one stratum an image: its class, or the rarest of its classes (`classes` if none)."""
     found = [positives(record.label) for record in records]
     frequency = np.bincount([index for each in found for index in each], minlength=classes)
@@ -94,7 +99,7 @@ def take_validation(
     return train, val, note
 
 
-def _plain(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def _plain(labels: Labels, fraction: float, seed: int) -> Chosen:
     chosen = np.zeros(len(labels), dtype=bool)
     rng = np.random.default_rng(seed)
     for stratum in np.unique(labels):
@@ -104,10 +109,18 @@ def _plain(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def _grouped(labels: np.ndarray, keys: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    folds = StratifiedGroupKFold(
-        n_splits=max(2, round(1 / fraction)), shuffle=True, random_state=seed
-    )
+def _grouped(labels: Labels, keys: Sequence[str], fraction: float, seed: int) -> Chosen:
+    """Choose the fold nearest to `fraction` that has every stratum on both sides, if any has."""
     chosen = np.zeros(len(labels), dtype=bool)
-    chosen[next(iter(folds.split(labels, labels, keys)))[1]] = True
+    most = min(max(2, round(1 / fraction)), int(np.bincount(labels).max()))
+    for count in range(most, 1, -1):
+        folds = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():  # that a class has fewer images than there are folds
+            warnings.simplefilter("ignore")
+            parts = [part for _, part in folds.split(labels, labels, keys)]
+        for part in parts:
+            chosen[:] = False
+            chosen[part] = True
+            if set(labels[chosen]) == set(labels[~chosen]):
+                return chosen
     return chosen
