@@ -10,8 +10,7 @@ from debride.report import render
 
 from .made_up import make_evidence, samples
 
-VOID = {"meta", "link", "img", "br"}
-SVG_EMPTY = {"line", "circle", "polyline"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 
 
 class Structure(HTMLParser):
