@@ -89,9 +89,7 @@ def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
     handles = []
     try:
         for name, module in model.named_modules():
-            handles.append(
-                module.register_forward_pre_hook(lambda _m, _i, name=name: enter(name))
-            )
+            handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: enter(name)))
             handles.append(module.register_forward_hook(lambda _m, _i, _o: leave()))
         with undisturbed(model), torch.no_grad(), _math_attention(), counter:
             model.eval()

@@ -43,6 +43,17 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Tap:
+    """A layer that produces a group's units, and the module whose output shows their relevance.
+
+    That is the batch norm behind the layer where there is one, else the layer itself.
+    """
+
+    layer: str
+    read_at: str
+
+
+@dataclass(frozen=True)
 class Group:
     """Units that must go together: channels of coupled layers, or neurons of one MLP."""
 
@@ -50,8 +61,18 @@ class Group:
     kind: Kind
     units: int
     members: tuple[Member, ...]
-    taps: tuple[str, ...]
-    """Modules at whose output a unit's relevance is read, one per layer that produces it."""
+    taps: tuple[Tap, ...]
+    """The layers that produce these units, and where a unit's relevance is read."""
+
+    def source(self, tap: Tap) -> Member:
+        """Return where this group's units lie in a producing layer's output."""
+        return next(m for m in self.members if m.module == tap.layer and m.side == "out")
+
+    def planned(self, keep: Sequence[int]) -> PlannedGroup:
+        """Return the group with the units that it keeps."""
+        return PlannedGroup(
+            self.name, self.kind, self.units, self.members, self.taps, tuple(sorted(keep))
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +166,7 @@ class Plan:
                 "kind": group.kind,
                 "units": group.units,
                 "keep": write_ranges(group.keep),
-                "taps": list(group.taps),
+                "taps": [[tap.layer, tap.read_at] for tap in group.taps],
                 "members": [
                     [member.module, member.side, member.offset, member.block]
                     for member in group.members
@@ -222,7 +243,7 @@ def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
         kind=entry["kind"],
         units=units,
         members=tuple(members),
-        taps=tuple(str(tap) for tap in entry["taps"]),
+        taps=tuple(Tap(str(layer), str(read_at)) for layer, read_at in entry["taps"]),
         keep=keep,
     )
 

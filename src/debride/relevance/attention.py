@@ -48,9 +48,7 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
 
 
 @register_operator("scaled_dot_product_attention")
-def attention(
-    relevance: RelevancePass, call: Call
-) -> Tensor:
+def attention(relevance: RelevancePass, call: Call) -> Tensor:
     """Attention: q·kᵀ, softmax and ·v, each by its own rule; masks are constants."""
     query, key, value = (call.argument(i, n) for i, n in enumerate(("query", "key", "value")))
     mask, causal = call.argument(3, "attn_mask"), call.argument(5, "is_causal", False)
@@ -88,9 +86,7 @@ def multi_head_attention(relevance: RelevancePass, call: Call) -> tuple[Tensor, 
     query, key, value = given["query"], given["key"], given["value"]
     if query.ndim == 2:
         parts = {n: given[n].unsqueeze(1) for n in ("query", "key", "value")}
-        output, _ = multi_head_attention(
-            relevance, Call(call.name, call.func, (), given | parts)
-        )
+        output, _ = multi_head_attention(relevance, Call(call.name, call.func, (), given | parts))
         return output.squeeze(1), None
     length, batch, width = query.shape
     heads = given["num_heads"]

@@ -66,4 +66,3 @@ class Ledger:
                 # A mask of −inf receives exactly no relevance: 0 · inf is 0 here.
                 finite = torch.where(torch.isfinite(leaf), share, torch.zeros_like(share))
                 self.absorb(where, finite.sum())
-

@@ -55,7 +55,9 @@ class LinearOperator:
         """The dimension of the output that its channels lie on."""
         return -1 if self.name == "linear" else 1
 
-    def __call__(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """Apply the operator with other weights, without a bias unless one is given."""
         weight = self.weight if weight is None else weight
         if self.name == "linear":
@@ -95,7 +97,9 @@ class LinearOperator:
         return replace(self, weight=weight, bias=bias)
 
 
-def read_call(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, LinearOperator]:
+def read_call(
+    name: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Tensor, LinearOperator]:
     """Take a call of ``F.linear``, ``F.conv*d`` or ``F.conv_transpose*d`` apart.
 
     Returns

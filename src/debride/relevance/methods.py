@@ -229,9 +229,7 @@ def _checked(images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or images.ndim < 2 or images.shape[0] == 0:
         raise DebrideError("images must be a tensor of shape (B, C, *spatial) with B of 1 or more")
     if not images.is_floating_point():
-        raise DebrideError(
-            f"images are {images.dtype}: give preprocessed floating-point values"
-        )
+        raise DebrideError(f"images are {images.dtype}: give preprocessed floating-point values")
     return images.as_subclass(Tensor)  # MONAI's MetaTensor answers torch functions itself
 
 
@@ -248,9 +246,7 @@ def _explained(output: Any, target: Target) -> Tensor:
         )
     count, classes = scores.shape
     if target is None:
-        chosen = (
-            (scores[:, 0] > 0).long() if classes == 1 else scores.detach().argmax(1)
-        )
+        chosen = (scores[:, 0] > 0).long() if classes == 1 else scores.detach().argmax(1)
     else:
         chosen = torch.as_tensor(target, device=scores.device).long().reshape(-1)
         if chosen.numel() == 1:

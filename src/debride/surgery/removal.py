@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from debride.errors import DebrideError
+from debride.planning.layers import is_depthwise, width
 from debride.planning.plan import Plan, PlannedGroup, Side
-from debride.surgery.layers import cutter_of, is_depthwise, silence, width
+from debride.surgery.layers import cutter_of, silence
 
 
 def apply(model: nn.Module, plan: Plan, *, masks: bool = False) -> nn.Module:

@@ -1,0 +1,20 @@
+"""Criteria: one raw score for each removable unit, over a reference sample."""
+
+from debride.criteria import baselines, relevance  # noqa: F401  (they register themselves)
+from debride.criteria.registry import (
+    Criterion,
+    check_criterion,
+    criterion_names,
+    register_criterion,
+    score,
+)
+from debride.criteria.scores import Scores
+
+__all__ = [
+    "Criterion",
+    "Scores",
+    "check_criterion",
+    "criterion_names",
+    "register_criterion",
+    "score",
+]

@@ -1,0 +1,215 @@
+"""`plan`: from scores and a budget to what every group keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from debride.criteria.scores import Scores
+from debride.errors import DebrideError
+from debride.planning.budgets import CostModel, cost_model
+from debride.planning.costs import Costs, measure
+from debride.planning.groups import find_groups
+from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint
+from debride.planning.ranking import importances
+
+TOLERANCE = 0.01
+"""A budget is met when the cost is within this fraction of the original total."""
+
+RANKINGS = {"global": "share_width", "layer": "rank"}
+"""Which normalisation each scope of ranking uses unless one is named."""
+
+
+def plan(
+    model: nn.Module,
+    scores: Scores,
+    example: Tensor,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    ratio: float | None = None,
+    ranking: str = "global",
+    normalise: str | None = None,
+    floor: float = 0.05,
+    groups: Sequence[Group] | None = None,
+) -> Plan:
+    """Decide what every group keeps, in one shot.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that was scored.
+    scores : Scores
+    example : Tensor
+        (B, C, *spatial), one image is enough.
+    macs, params : float, optional
+        Fraction of the multiply-accumulates or parameters to keep; 0.5 where nothing is given.
+    ratio : float, optional
+        Fraction of the units to remove.
+    ranking : str
+        ``"global"`` compares units across the network, ``"layer"`` cuts every layer alike.
+    normalise : str, optional
+        How scores become comparable; see `debride.planning.ranking`.
+    floor : float
+        Fraction of its units that every group keeps at least (and at least one).
+    groups : sequence of Group, optional
+        Found by tracing the network where absent.
+
+    Raises
+    ------
+    DebrideError
+        When the budget cannot be met within 0.01 of the original total.
+    """
+    kind, kept = read_budget(macs=macs, params=params, ratio=ratio)
+    example = example[:1]
+    if groups is None:
+        groups = find_groups(model, example).groups
+    whole = [group.planned(range(group.units)) for group in groups]
+    cost = cost_model(kind, model, groups, example)
+    missing = [t.layer for g in groups for t in g.taps if t.layer not in scores.values]
+    if missing:
+        raise DebrideError(f"the scores know nothing of layer '{missing[0]}': score this network")
+    chosen = cut_to_budget(
+        whole, scores.values, cost, kept, ranking=ranking, normalise=normalise, floor=floor
+    )
+    made_by = {"criterion": scores.criterion, "images": scores.count, kind: kept if kind != "ratio"
+               else 1 - kept, "ranking": ranking, "floor": floor}  # fmt: skip
+    return finish(model, chosen, example, made_by)
+
+
+def read_budget(**given: float | None) -> tuple[str, float]:
+    """Return the kind of budget and the fraction kept; half of the MACs where none is given.
+
+    Examples
+    --------
+    >>> read_budget(macs=None, ratio=0.3)
+    ('ratio', 0.7)
+    """
+    named = {kind: value for kind, value in given.items() if value is not None} or {"macs": 0.5}
+    if len(named) > 1:
+        raise DebrideError(f"give one budget, not {' and '.join(sorted(named))}")
+    ((kind, value),) = named.items()
+    if not 0 < value <= 1 and not (kind == "ratio" and value == 0):
+        raise DebrideError(
+            f"{kind}={value} is not a fraction: give the part that is "
+            f"{'removed' if kind == 'ratio' else 'kept'}, such as 0.5"
+        )
+    return kind, round(1 - value, 12) if kind == "ratio" else value
+
+
+def cut_to_budget(
+    groups: Sequence[PlannedGroup],
+    scores: Mapping[str, Tensor],
+    cost: CostModel,
+    kept: float,
+    *,
+    ranking: str = "global",
+    normalise: str | None = None,
+    floor: float = 0.05,
+) -> tuple[PlannedGroup, ...]:
+    """Remove the least important units until the cost is `kept` of the original.
+
+    Parameters
+    ----------
+    groups : sequence of PlannedGroup
+        What is kept so far.
+    scores : mapping of str to Tensor
+        For each producing layer, its present units' scores.
+    cost : CostModel
+        Of the original network.
+    kept : float
+        Fraction of the original cost to reach.
+    """
+    if ranking not in RANKINGS:
+        raise DebrideError(f"no ranking '{ranking}': known: {', '.join(RANKINGS)}")
+    values = importances(groups, scores, normalise or RANKINGS[ranking])
+    columns: list[int] = []
+    units: list[int] = []
+    weights: list[float] = []
+    for column, group in enumerate(groups):
+        least = max(1, math.ceil(floor * group.units))
+        order = values[group.name].argsort()
+        for place in order[: max(0, len(order) - least)].tolist():
+            columns.append(column)
+            units.append(group.keep[place])
+            weights.append(float(values[group.name][place]))
+    queue = np.argsort(np.array(weights), kind="stable")
+    removed = np.array([group.units - len(group.keep) for group in groups], dtype=np.float64)
+    total = cost(np.zeros(len(groups)))
+    taken = _take(queue, np.array(columns, dtype=np.int64), removed, cost, kept * total, total)
+    gone: dict[int, set[int]] = {}
+    for position in taken:
+        gone.setdefault(columns[position], set()).add(units[position])
+    return tuple(
+        group.planned([unit for unit in group.keep if unit not in gone.get(column, ())])
+        for column, group in enumerate(groups)
+    )
+
+
+def _take(
+    queue: np.ndarray[Any, Any],
+    columns: np.ndarray[Any, Any],
+    removed: np.ndarray[Any, Any],
+    cost: CostModel,
+    target: float,
+    total: float,
+) -> list[int]:
+    """Return the units to remove: the head of the queue, then smaller ones that still fit."""
+
+    def cost_of(positions: Sequence[int] | np.ndarray[Any, Any]) -> float:
+        counts = np.bincount(columns[positions], minlength=len(removed)) if len(positions) else 0
+        return cost(removed + counts)
+
+    low, high = 0, len(queue)
+    while low < high:  # the shortest head whose cost is at or under the target
+        middle = (low + high) // 2
+        if cost_of(queue[:middle]) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    reached = cost_of(queue[:low])
+    if reached > target + TOLERANCE * total:
+        raise DebrideError(
+            f"the budget of {target / total:.3f} cannot be met: with every group at its floor "
+            f"{reached / total:.3f} is left; ask for that, or lower the floor"
+        )
+    if low == 0 or target - reached <= TOLERANCE * total / 2:
+        return [int(p) for p in queue[:low]]
+    # The last unit overshoots: leave it, and fill up with later ones that cost less.
+    best = [int(p) for p in queue[: low - 1]]
+    for position in queue[low:]:
+        gap = cost_of(best) - target
+        if gap <= TOLERANCE * total / 4:
+            break
+        if cost_of([*best, int(position)]) >= target - TOLERANCE * total / 4:
+            best.append(int(position))
+    if abs(cost_of(best) - target) < abs(reached - target):
+        return best
+    if abs(reached - target) > TOLERANCE * total:
+        raise DebrideError(
+            f"the budget of {target / total:.3f} cannot be met within {TOLERANCE}: units are "
+            f"coarse, the nearest is {reached / total:.3f}"
+        )
+    return [int(p) for p in queue[:low]]
+
+
+def finish(
+    model: nn.Module,
+    groups: Sequence[PlannedGroup],
+    example: Tensor,
+    made_by: Mapping[str, Any],
+) -> Plan:
+    """Make a `Plan` of chosen units, with what the network will cost."""
+    before = measure(model, example)
+    removed = np.array([len(group.removed) for group in groups], dtype=np.float64)
+    after = Costs(
+        *(
+            round(cost_model(kind, model, groups, example)(removed))
+            for kind in ("macs", "params", "bytes")
+        )
+    )
+    return Plan(tuple(groups), fingerprint(model), before, after, made_by)

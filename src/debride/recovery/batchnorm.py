@@ -1,0 +1,62 @@
+"""Batch-norm recalibration: the statistics of a cut network, measured anew. No labels needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from debride.data.batches import unpack
+from debride.errors import DebrideError
+from debride.models.state import undisturbed
+
+
+def recalibrate(
+    model: nn.Module, data: Iterable[Any], *, device: str | torch.device | None = None
+) -> nn.Module:
+    """Set every batch norm's running statistics to their mean over the images given, in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its weights stay; a network without batch norm comes back unchanged.
+    data : iterable
+        Batches of training images; labels are ignored.
+    device : str or torch.device, optional
+        Where the images go; the network's own by default.
+
+    References
+    ----------
+    Li et al. 2020, "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning".
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        return model
+    device = next((p.device for p in model.parameters()), "cpu") if device is None else device
+    momenta = [norm.momentum for norm in norms]
+    batches = 0
+    with undisturbed(model), torch.no_grad():
+        model.eval()
+        try:
+            for norm in norms:
+                norm.train()
+                norm.momentum = None  # a cumulative mean over all batches
+                norm.reset_running_stats()
+            for batch in data:
+                images = unpack(batch)[0].to(device)
+                if images.shape[0] > 1 or images[0, 0].numel() > 1:
+                    model(images)
+                    batches += 1
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    if not batches:
+        raise DebrideError("no images to recalibrate on: give training images")
+    return model
