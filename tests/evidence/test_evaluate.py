@@ -72,6 +72,7 @@ def test_explanations_are_of_the_originals_class_on_an_even_sample(images, batch
         heatmaps(model.eval(), images, targets, gradient_times_input),
     )
     assert evidence.explanations["images"] == 60
+    assert evidence.explanations["method"] == "custom"
     assert evidence.explanations["spearman"]["mean"] == pytest.approx(expected.mean().item())
     assert evidence.explanations["spearman"]["q10"] == pytest.approx(np.quantile(expected, 0.1))
     for sample in evidence.samples:

@@ -129,7 +129,7 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.1) -> Tensor:
 
 
 def summarise(
-    correlations: Tensor, overlaps: Tensor, *, method: str, rules: str
+    correlations: Tensor, overlaps: Tensor, *, method: str = "custom", rules: str = ""
 ) -> Explanations | None:
     """Sum up over images, leaving out those without a correlation; None if none is left."""
     defined = ~correlations.isnan()

@@ -115,8 +115,10 @@ def evaluate(
             )
         if explain > 0:
             samples, explanations = _explain(
-                networks, seen, explain, explainer or lrp_explainer(rules), rules, place
+                networks, seen, explain, explainer or lrp_explainer(rules), place
             )
+            if explanations is not None and explainer is None:
+                explanations = {**explanations, "method": "lrp", "rules": rules}
         performances = [
             performance(p, seen.labels, seen.task, seen.classes, split) for p in seen.probabilities
         ]
@@ -274,7 +276,6 @@ def _explain(
     seen: _Seen,
     explain: int,
     explainer: Explainer,
-    rules: str,
     place: torch.device,
 ) -> tuple[tuple[Sample, ...], Explanations | None]:
     """Compare heatmaps on the even sample; show some of them and some changed decisions."""
@@ -319,7 +320,7 @@ def _explain(
                 after=_plane(maps[-1][at], cut),
             )
         )
-    summary = summarise(correlations[evenly], overlaps[evenly], method="lrp", rules=rules)
+    summary = summarise(correlations[evenly], overlaps[evenly])
     return tuple(samples), summary
 
 
