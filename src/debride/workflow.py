@@ -14,20 +14,25 @@ from torch import nn
 from debride import provenance, screens
 from debride.artifact.bundle import read_bundle, write_bundle
 from debride.checks import Check, check
+from debride.criteria import check_criterion
 from debride.data.images import ImageSource, open_images
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
 from debride.files import write_atomic
 from debride.opening import Job, open_job
+from debride.planning.plan import Plan
 from debride.provenance import Stopwatch
+from debride.pruning import prune as cut_in_steps
+from debride.recovery import recover
+from debride.relevance.rules import rule_set
 from debride.report import render
 from debride.resume import FILE as UNFINISHED
+from debride.surgery.removal import apply as cut
 from debride.training import EpochRecord
 from debride.training import train as fit
 
 if TYPE_CHECKING:
-    from debride.planning.plan import Plan
     from debride.settings import (
         ApplySettings,
         EvaluateSettings,
@@ -108,31 +113,31 @@ def train(settings: TrainSettings) -> None:
 
 def prune(settings: PruneSettings) -> None:
     """Cut a network down step by step, measure it beside the original, and write it."""
-    from debride.pruning import prune as cut
-
     watch = Stopwatch()
     _free(settings.out, settings.overwrite, settings.model)
+    check_criterion(settings.criterion)
+    rule_set(settings.rules)
     job = open_job(settings)
     _whole(job)
     screens.show_job(job)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
-    macs = 0.5 if settings.macs is None and settings.ratio is None else settings.macs
-    original = job.network.model
     with watch.part("pruning"):
-        pruned = cut(
-            original,
+        pruned = cut_in_steps(
+            job.network.model,
             job.reference(settings.reference),
             job.batches("val"),
             criterion=settings.criterion,
             rules=settings.rules,
-            macs=macs,
+            macs=settings.macs,
             ratio=settings.ratio,
             steps=settings.steps,
             ranking=settings.ranking,
-            recovery=None if settings.recovery == "none" else settings.recovery,
+            recovery=settings.recovery,
             recovery_data=job.recalibration(),
+            task=job.task,
             seed=settings.seed,
+            evidence=False,  # measured on the test images, once, at the end
             on_step=screens.show_step,
         )
     results = {"history": [dataclasses.asdict(record) for record in pruned.history]}
@@ -141,10 +146,6 @@ def prune(settings: PruneSettings) -> None:
 
 def apply(settings: ApplySettings) -> None:
     """Apply a plan to a network, measure it beside the original, and write it."""
-    from debride.planning.plan import Plan
-    from debride.recovery.batchnorm import recalibrate
-    from debride.surgery.removal import apply as cut
-
     watch = Stopwatch()
     _free(settings.out, settings.overwrite, settings.model)
     plan = Plan.from_json(_read(settings.plan, "--plan"))
@@ -156,8 +157,7 @@ def apply(settings: ApplySettings) -> None:
         before = _check(job, force=settings.force)
     with watch.part("pruning"):
         model = cut(job.network.model, plan)
-        if settings.recovery == "batchnorm":
-            recalibrate(model, job.recalibration())
+        recover(settings.recovery, model, job.recalibration())
     _finish("apply", settings, watch, job, before, model, plan, {})
 
 
@@ -250,8 +250,6 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 def report(settings: ReportSettings) -> None:
     """Write the report of a finished run anew, from the files in its folder."""
-    from debride.planning.plan import Plan
-
     folder = settings.run
     run = _read_json(folder / "run.json")
     evidence = Evidence.from_dict(_read_json(folder / "evidence.json"))

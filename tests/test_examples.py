@@ -1,0 +1,64 @@
+"""The programs in examples/ and the code in docs/extending.md run, and do what they say."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import debride
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_own_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples/own_model.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    kept = float(re.search(r"kept ([\d.]+)%", said)[1])  # type: ignore[index]
+    before, after = map(float, re.findall(r"([\d.]+) before, ([\d.]+) after", said)[0])
+    assert abs(kept - 50) < 1
+    assert before > 0.95
+    assert after > 0.9
+    assert "the same outputs after loading: True" in said
+
+
+def test_where_it_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples/where_it_looks.py"), run_name="__main__")
+    said = dict(re.findall(r"^  (\w+) +(-?[\d.]+)", capsys.readouterr().out, re.MULTILINE))
+    explained = float(said.pop("explained"))
+    assert explained == pytest.approx(sum(map(float, said.values())), abs=0.002)
+
+
+def test_extensions_of_the_docs_work_together() -> None:
+    from debride.criteria import score
+    from debride.data import registry
+    from debride.data.images import open_images
+    from debride.models.spec import ModelSpec, build
+
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, {})
+    try:
+        source = open_images("stripes:20")
+        assert source.classes == ("plain", "striped")
+        spec = ModelSpec(source="plain:6", outputs=2, channels=1, spatial=source.spatial)
+        model = build(spec)
+        scores = score(model, [torch.rand(2, 1, 16, 16)], criterion="first_come")
+        assert scores.values["0"].tolist() == [-0.0, -1, -2, -3, -4, -5]
+        found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules="my_composite")
+        assert abs(found.delta) < 1e-4
+        step = nn.Sequential(nn.Conv2d(1, 2, 1), Step(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        found = debride.attribute(step, torch.rand(1, 1, 4, 4), 0)
+        assert not found.unknown
+    finally:
+        registry._OPENERS.pop("stripes", None)
+
+
+class Step(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.heaviside(x, torch.zeros(()))
