@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -42,7 +42,7 @@ class Criterion(Protocol):
 _CRITERIA: dict[str, Criterion] = {}
 
 
-def register_criterion(name: str) -> Any:
+def register_criterion(name: str) -> Callable[[Criterion], Criterion]:
     """Register a criterion under a name that ``--criterion`` takes."""
 
     def add(criterion: Criterion) -> Criterion:

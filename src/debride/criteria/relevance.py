@@ -12,6 +12,8 @@ from debride.criteria.registry import register_criterion
 from debride.criteria.scores import Scores
 from debride.data.batches import unpack
 from debride.errors import DebrideError
+from debride.models.outputs import logits
+from debride.planning.layers import width
 from debride.planning.plan import Group
 from debride.relevance.methods import Target, trace
 
@@ -26,7 +28,7 @@ def lrp(
     device: str | torch.device = "cpu",
     **_: Any,
 ) -> Scores:
-    """Score by Layer-wise Relevance Propagation for the true class (the predicted one without labels).
+    """Score by Layer-wise Relevance Propagation for the true class, or the predicted one.
 
     A channel's relevance is summed over space for each image, then its size is summed over
     images; a neuron's size is taken for each image and token.
@@ -56,8 +58,8 @@ def lrp(
     if count == 0:
         raise DebrideError("the reference data are empty: give at least one image")
     for layer in layers.values():
-        width = _width(modules[layer])
-        sums.setdefault(layer, torch.zeros(width, dtype=torch.float64))
+        units = width(modules[layer], "out")
+        sums.setdefault(layer, torch.zeros(units, dtype=torch.float64))
     return Scores(f"lrp:{rules}", count, {n: v.cpu() for n, v in sums.items()}, unknown)
 
 
@@ -70,16 +72,9 @@ def _target(labels: Tensor | None) -> Target:
 
     def chosen(output: Any) -> Tensor:
         """Sum the logits of the labels an image has, or take its highest where it has none."""
-        from debride.models.outputs import logits
-
         scores = logits(output)
         given = present.to(scores)
         none = given.sum(1) == 0
         return torch.where(none, scores.amax(1), (scores * given).sum(1))
 
     return chosen
-
-
-def _width(module: nn.Module) -> int:
-    width = getattr(module, "out_channels", None) or getattr(module, "out_features", 0)
-    return int(width)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from debride.errors import DebrideError
 from debride.planning.costs import macs_by_module
-from debride.planning.plan import Group
 from debride.planning.layers import is_depthwise, width
+from debride.planning.plan import Group
 
 Counts = npt.NDArray[np.float64]
 

@@ -126,7 +126,7 @@ class Plan:
         return sum(len(group.keep) for group in self.groups) / max(total, 1)
 
     def with_keep(self, keep: Mapping[str, Sequence[int]]) -> Plan:
-        """Return the plan with other kept units for the groups named; costs are left as they are."""
+        """Return the plan with other kept units for the groups named; costs stay as they are."""
         return replace(
             self,
             groups=tuple(
@@ -200,8 +200,8 @@ class Plan:
             version = data["schema_version"]
             if version != SCHEMA_VERSION:
                 raise DebrideError(
-                    f"the plan has schema version {version!r}, this Debride reads {SCHEMA_VERSION}: "
-                    "update Debride or make the plan again"
+                    f"the plan has schema version {version!r}, this Debride reads "
+                    f"{SCHEMA_VERSION}: update Debride or make the plan again"
                 )
             return cls(
                 groups=tuple(_read_group(entry) for entry in data["groups"]),

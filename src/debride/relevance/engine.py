@@ -154,13 +154,14 @@ class RelevancePass(TorchFunctionMode):
     def where(self) -> str:
         """Return the name of the module whose forward is running."""
         frame = sys._getframe(1)
-        while frame is not None:
+        while True:
             if frame.f_code.co_varnames[:1] == ("self",):
                 owner = frame.f_locals.get("self")
                 if isinstance(owner, nn.Module) and id(owner) in self._names:
                     return self._names[id(owner)] or type(owner).__name__
-            frame = frame.f_back  # type: ignore[assignment]
-        return "(outside the network)"
+            if frame.f_back is None:
+                return "(outside the network)"
+            frame = frame.f_back
 
     # -- gates, folds -------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class RelevancePass(TorchFunctionMode):
 
     def _out_of_place(self, call: Call) -> Tensor | None:
         """Turn an in-place call into its out-of-place form; return the tensor it would change."""
-        name, target = call.name, call.args[0] if call.args else call.kwargs.get("input")
+        name, target = call.name, call.argument(0, "input")
         if call.kwargs.get("inplace"):
             call.kwargs = call.kwargs | {"inplace": False}
         elif name == "__setitem__":
@@ -241,11 +242,11 @@ class RelevancePass(TorchFunctionMode):
                 return None
         else:
             return None
-        if target._is_view() and target._base is not None and name != "relu_":
+        changed: Tensor = target
+        if changed._is_view() and "inplace" not in call.kwargs:
             # The base of the view will not see the change. Say so rather than be silently wrong.
-            if "inplace" not in call.kwargs:
-                self._report(f"{name} on a view")
-        return target
+            self._report(f"{name} on a view")
+        return changed
 
     def _replace(self, target: Tensor, result: Tensor) -> None:
         key = id(target)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+
+def on_relevance(tensor: Tensor, enter: Callable[[Tensor], None]) -> None:
+    """Call `enter` with the tensor's c when the pass back reaches it.
+
+    `enter` must not hold the tensor itself: the two would keep each other alive.
+    """
+    tensor.register_hook(enter)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -56,7 +65,7 @@ class Ledger:
                 amount = c.sum() * constant
             self.absorb(where, amount)
 
-        output.register_hook(enter)
+        on_relevance(output, enter)
 
     def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
         """Enter the shares of the stand-ins from their c, in the order they were made."""

@@ -76,10 +76,11 @@ class LinearOperator:
         weight = self.weight if weight is None else weight
         if self.name == "linear":
             return c @ weight
-        return torch.ops.aten.convolution_backward(
+        back: Tensor = torch.ops.aten.convolution_backward(
             c, x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups, [True, False, False],
         )[0]  # fmt: skip
+        return back
 
     def folded(self, scale: Tensor, shift: Tensor) -> LinearOperator:
         """Return the operator followed by ``· scale + shift`` for each output channel."""

@@ -14,7 +14,7 @@ from debride.errors import DebrideError
 from debride.models.outputs import logits
 from debride.models.state import undisturbed
 from debride.relevance.engine import RelevancePass
-from debride.relevance.ledger import Ledger
+from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.rules import RuleSet, rule_set
 
 Target = Tensor | Sequence[int] | int | Callable[[Any], Tensor] | None
@@ -114,7 +114,9 @@ def attribute(
     if taps == "units":
         from debride.planning.groups import find_groups
 
-        taps = sorted({tap for g in find_groups(model, images[:1]).groups for tap in g.taps})
+        taps = sorted(
+            {tap.read_at for g in find_groups(model, images[:1]).groups for tap in g.taps}
+        )
     elif isinstance(taps, str):
         taps = [taps]
     keep: dict[str, Tensor] = {}
@@ -160,7 +162,7 @@ def trace(
             tensor = output if isinstance(output, Tensor) else logits(output)
             if tensor.requires_grad:
                 activation = tensor.detach()
-                tensor.register_hook(lambda c: visit(name, activation, c))
+                on_relevance(tensor, lambda c: visit(name, activation, c))
 
         handles.append(modules[name].register_forward_hook(hook))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.ledger import on_relevance
 
 
 @register_operator("batch_norm")
@@ -118,7 +119,7 @@ def layer_norm(relevance: RelevancePass, call: Call) -> Any:
     if bias is not None:
         ledger, where = relevance.ledger, relevance.where()
         lead = tuple(range(y.ndim - len(shape)))
-        y.register_hook(lambda c: ledger.absorb(where, (c.sum(lead) * bias).sum()))
+        on_relevance(y, lambda c: ledger.absorb(where, (c.sum(lead) * bias).sum()))
     return y
 
 

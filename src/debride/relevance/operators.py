@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.ledger import on_relevance
 from debride.relevance.linear import LINEAR_OPERATORS, read_call
 
 # Movement, sums, means and the like: y is linear in x without a constant.
@@ -128,7 +129,7 @@ def _absorb_filled(relevance: RelevancePass, call: Call, result: Tensor, place: 
         empty = torch.zeros_like(call.args[0].detach())
         written = call.func(empty, call.args[1], value)
     ledger = relevance.ledger
-    result.register_hook(lambda c: ledger.absorb(place, (c * written).sum()))
+    on_relevance(result, lambda c: ledger.absorb(place, (c * written).sum()))
 
 
 # -- products ----------------------------------------------------------------------------------

@@ -21,8 +21,10 @@ class Rule(Protocol):
     c = R_y / y of the output into c = R_x / x of the input.
     """
 
-    plain: bool
-    """True where autograd's own backward is the rule already: nothing needs folding."""
+    @property
+    def plain(self) -> bool:
+        """Whether autograd's own backward is the rule already, so that nothing needs folding."""
+        ...
 
     def __call__(
         self,
