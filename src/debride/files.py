@@ -30,14 +30,14 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644 & ~_umask())
+        Path(temporary).replace(path)
     except OSError as error:
         raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
 
 
 @contextlib.contextmanager
@@ -53,18 +53,18 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        os.chmod(stage, 0o755 & ~_umask())
+        stage.chmod(0o755 & ~_umask())
     except OSError as error:
         raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
     try:
         yield stage
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old)
-            os.replace(stage, path)
+            path.replace(old)
+            stage.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         else:
-            os.replace(stage, path)
+            stage.replace(path)
     except OSError as error:
         raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
     finally:
