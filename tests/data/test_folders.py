@@ -103,7 +103,7 @@ def test_unreadable_images_are_named_or_skipped(folder: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:60])
     (folder / "train" / "cold" / "train_cold_1.png").write_text("not an image")
     with pytest.raises(
-        DebrideError, match=r"'train/cold/train_cold_1.png' .* and 1 more.*--skip-bad"
+        DebrideError, match=r"'train/cold/train_cold_1.png' .*and 1 more.*--skip-bad"
     ):
         open_images(folder)
     source = open_images(folder, skip_bad=True)
@@ -167,10 +167,14 @@ def test_classes_differ_between_splits(folder: Path) -> None:
 
 
 def test_medical_formats_and_segmentation_are_told_apart(folder: Path) -> None:
-    for path in (folder / "train" / "warm").iterdir():
+    for path in (folder / "train" / "warm").glob("*_0.png"):
         path.rename(path.with_suffix(".dcm"))
     with pytest.raises(DebrideError, match="DICOM or NIfTI"):
         open_images(folder)
+    for path in (folder / "train" / "warm").iterdir():
+        path.rename(path.with_suffix(".png"))
+    (folder / "train" / "warm" / "labels.txt").write_text("x")
+    assert open_images(folder).notes[0] == "1 file is no image and was left out."
     (folder / "train" / "warm").rename(folder / "train" / "images")
     (folder / "train" / "cold").rename(folder / "train" / "masks")
     with pytest.raises(DebrideError, match="segmentation"):

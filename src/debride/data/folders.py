@@ -24,7 +24,7 @@ def open_folder(path: str, options: OpenOptions) -> ImageSource:
     """
     root = Path(path).resolve()
     found = {split: _class_files(root / split) for split in SPLITS if (root / split).is_dir()}
-    _check(root, found)
+    others = _keep_images(root, found)
     classes = tuple(found["train"])
     index = read_index(root / "index.csv") if (root / "index.csv").is_file() else None
     splits: dict[str, list[Record]] = {}
@@ -41,6 +41,13 @@ def open_folder(path: str, options: OpenOptions) -> ImageSource:
                 mask = masks.get(Path(name) / inside.with_suffix(""))
                 splits[split].append(Record(file, label, inside.as_posix(), mask, group, columns))
     notes = _notes(root, index, unknown, sum(map(len, splits.values()))) if index else []
+    if others:
+        what = (
+            "1 file is no image and was"
+            if others == 1
+            else f"{others} files are no images and were"
+        )
+        notes.insert(0, f"{what} left out.")
     return from_files(root.name, classes, splits, options, notes=notes)
 
 
@@ -58,8 +65,8 @@ def _masks(folder: Path) -> dict[Path, Path]:
     return {file.relative_to(folder).with_suffix(""): file for file in folder.rglob("*.png")}
 
 
-def _check(root: Path, found: dict[str, _Files]) -> None:
-    """Refuse what is not class folders, and keep only the image files of what is."""
+def _keep_images(root: Path, found: dict[str, _Files]) -> int:
+    """Refuse what is not class folders; of what is, keep the images and count the other files."""
     if "train" not in found:
         raise DebrideError(
             f"'{root}' has no folder 'train': arrange the images as train/<class>/*, "
@@ -76,19 +83,23 @@ def _check(root: Path, found: dict[str, _Files]) -> None:
                 f"'{root / split}' has no class folders: arrange the images as {split}/<class>/*"
             )
     checks.check_same_classes({split: list(names) for split, names in found.items()}, root.name)
+    left_out = 0
     for split, names in found.items():
         for name, files in names.items():
-            images = [file for file in files if file.suffix.lower() in checks.SUFFIXES]
-            if not images:
-                medical = [file for file in files if file.name.lower().endswith(checks.MEDICAL)]
+            for file in files:
+                if file.name.lower().endswith(checks.MEDICAL):
+                    raise DebrideError(
+                        f"'{root / split / name}' holds DICOM or NIfTI files ('{file.name}'), "
+                        "which this version does not read: export the images as PNG"
+                    )
+            names[name] = [file for file in files if file.suffix.lower() in checks.SUFFIXES]
+            left_out += len(files) - len(names[name])
+            if not names[name]:
                 raise DebrideError(
-                    f"'{root / split / name}' holds DICOM or NIfTI files ('{medical[0].name}'), "
-                    "which this version does not read: export the images as PNG"
-                    if medical
-                    else f"'{root / split / name}' has no images: "
+                    f"'{root / split / name}' has no images: "
                     "add some, or remove this class from every split"
                 )
-            names[name] = images
+    return left_out
 
 
 def _notes(root: Path, index: Index, unknown: int, total: int) -> list[str]:

@@ -94,9 +94,8 @@ def sample(source: ImageSource, split: str, per_class: int, *, seed: int = 0) ->
     --------
     >>> from debride.data import open_images
     >>> source = open_images("phantom:60")
-    >>> [source.splits["val"][i].label for i in sample(source, "val", 1)].sort()
-    >>> len(sample(source, "train", 5))
-    15
+    >>> sorted(source.splits["val"][i].label for i in sample(source, "val", 1))
+    [0, 1, 2]
     """
     rng = np.random.default_rng(seed)
     members: list[list[int]] = [[] for _ in source.classes]

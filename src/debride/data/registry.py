@@ -66,9 +66,10 @@ def open_with(spec: str, options: OpenOptions) -> ImageSource:
         importlib.import_module(f"debride.data.{module}")
     path = Path(spec).expanduser()
     scheme, _, rest = spec.partition(":")
+    named = scheme in _OPENERS and not scheme.startswith((".", FOLDER))
+    if named and (":" in spec or not path.exists()):
+        return _OPENERS[scheme](rest, options)
     if not path.exists():
-        if scheme in _OPENERS and not scheme.startswith((".", FOLDER)):
-            return _OPENERS[scheme](rest, options)
         schemes = ", ".join(f"'{key}'" for key in sorted(_OPENERS) if key[0] not in f".{FOLDER}")
         raise DebrideError(
             f"no file or folder '{spec}': give a folder with train/<class>/*, a .csv manifest, "
