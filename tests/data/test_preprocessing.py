@@ -61,6 +61,10 @@ def test_colour_turns_grey_and_grey_is_repeated() -> None:
     red = np.zeros((4, 4, 3), dtype=np.uint8)
     red[..., 0] = 200
     torch.testing.assert_close(plain((4, 4)).read(red), torch.full((1, 4, 4), 60 / 255))
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    by_pillow = torch.from_numpy(np.array(Image.fromarray(colours).convert("L")))
+    difference = plain((8, 8)).read(colours)[0] * 255 - by_pillow
+    assert difference.abs().max() < 1.01
     grey = np.full((4, 4), 51, dtype=np.uint8)
     p = Preprocessing(spatial=(4, 4), channels=3, mean=(0.2, 0.1, 0.0), std=(0.1, 0.1, 0.2))
     torch.testing.assert_close(

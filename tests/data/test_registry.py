@@ -9,6 +9,7 @@ from debride.errors import DebrideError
 
 
 def test_own_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    open_images("phantom:30")  # so that the sources of the house are registered already
     monkeypatch.setattr(registry, "_OPENERS", dict(registry._OPENERS))
 
     @registry.register_source(".scan.gz")
