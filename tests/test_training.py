@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from debride.errors import DebrideError
 from debride.resume import FILE
-from debride.training import EpochRecord, default_rate, train, validation_metric
+from debride.training import EpochRecord, train, validation_metric
 
 
 class Tiny(nn.Module):
@@ -202,11 +202,6 @@ def test_errors():
         broken.head[2].weight.fill_(float("nan"))
     with pytest.raises(DebrideError, match="training loss became nan at step 1"):
         fit(broken)
-
-
-def test_default_rate():
-    assert default_rate(Tiny()) == 1e-3
-    assert default_rate(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))) == 5e-4
 
 
 def test_validation_metric_ignores_classes_without_images():
