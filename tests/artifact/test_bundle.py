@@ -6,9 +6,7 @@ import json
 import runpy
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from debride.artifact.bundle import load, read_bundle, save, write_bundle
+from debride.artifact.bundle import load, read_bundle, write_bundle
 from debride.artifact.manifest import read_manifest
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.models import ModelSpec, build
 from debride.planning.costs import Costs
-from debride.planning.plan import Member, Plan, PlannedGroup, fingerprint
+from debride.planning.groups import find_groups
+from debride.planning.plan import Plan, fingerprint
+from debride.pruning import Pruned, StepRecord
 from debride.surgery.removal import apply
 
 PREPARED = Preprocessing(spatial=(32, 32), channels=1, mean=(0.4,), std=(0.2,))
@@ -56,18 +56,11 @@ def spec_of(source: str, size: int = 32, **options) -> ModelSpec:
 
 
 def halved(model: nn.Module) -> Plan:
-    """Keep every second channel inside the blocks of a ResNet-18, and three in one of them."""
-    groups = []
-    for name, module in model.named_modules():
-        if name.endswith("conv1") and name.startswith("layer"):
-            block, units = name.removesuffix(".conv1"), module.out_channels
-            members = (
-                Member(f"{block}.conv1", "out"),
-                Member(f"{block}.bn1", "out"),
-                Member(f"{block}.conv2", "in"),
-            )
-            keep = (0, 5, 6) if name == "layer2.0.conv1" else tuple(range(0, units, 2))
-            groups.append(PlannedGroup(name, "channel", units, members, (f"{block}.bn1",), keep))
+    """Keep every second channel, and three in one layer."""
+    groups = [
+        group.planned((0, 5, 6) if "layer2.0.conv1" in group.name else range(0, group.units, 2))
+        for group in find_groups(model, torch.zeros(1, 1, 32, 32)).groups
+    ]
     return Plan(tuple(groups), fingerprint(model), Costs(2, 2, 2), Costs(1, 1, 1))
 
 
@@ -102,7 +95,7 @@ def test_a_pruned_network_comes_back(tmp_path: Path):
     folder = write(tmp_path / "half", smaller, spec, plan=plan, run={"history": [1]})
     bundle = read_bundle(folder)
     assert torch.equal(outputs(smaller), outputs(bundle.model))
-    assert bundle.model.layer2[0].conv1.weight.shape == (3, 64, 3, 3)
+    assert bundle.model.layer2[0].conv1.weight.shape == (3, 32, 3, 3)
     assert bundle.plan == plan
     assert bundle.spec == spec
     assert bundle.preprocessing == PREPARED
@@ -115,6 +108,25 @@ def test_a_pruned_network_comes_back(tmp_path: Path):
     assert sum(p.numel() for p in bundle.model.parameters()) < sum(
         p.numel() for p in original.parameters()
     )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        spec_of("torchvision:mobilenet_v3_small"),
+        spec_of("timm:vit_tiny_patch16_224", depth=2),
+        spec_of("monai:DenseNet121", block_config=[2, 2]),
+    ],
+    ids=lambda spec: spec.source,
+)
+def test_other_families_come_back_pruned(tmp_path: Path, spec: ModelSpec):
+    original = used(spec)
+    plan = halved(original)
+    smaller = apply(original, plan).eval()
+    assert plan.groups
+    folder = write(tmp_path / "half", smaller, spec, plan=plan)
+    assert torch.equal(outputs(smaller), outputs(load(folder)))
+    assert torch.equal(outputs(smaller), outputs(load(folder, original)))
 
 
 class Own(nn.Module):
@@ -201,21 +213,16 @@ class Net(nn.Module):
     assert torch.equal(outputs(model), outputs(load(folder, model)))
 
 
-@dataclass
-class Step:
-    step: int
-    before_recovery: float
-
-
 def test_save_writes_what_prune_returns(tmp_path: Path):
     original = used(spec_of("torchvision:resnet18"))
     plan = halved(original)
     smaller = apply(original, plan).eval()
-    pruned = SimpleNamespace(model=smaller, plan=plan, evidence=None, history=[Step(0, 0.9)])
-    save(pruned, tmp_path / "half")
+    history = (StepRecord(0, 1.0, 1.0, 1.0, 0.9, 0.9),)
+    Pruned(smaller, plan, None, history, {"seed": 3}).save(tmp_path / "half")
     assert torch.equal(outputs(smaller), outputs(load(tmp_path / "half", original)))
     run = read_bundle(tmp_path / "half", model=original).run
-    assert run["history"] == [{"step": 0, "before_recovery": 0.9}]
+    assert run["history"][0]["after_recovery"] == 0.9
+    assert run["settings"] == {"seed": 3}
     assert run["versions"]["torch"] == torch.__version__
 
 

@@ -222,6 +222,7 @@ def save(pruned: Pruned, folder: str | Path) -> None:
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
+        "settings": dict(pruned.settings),
         "history": [dataclasses.asdict(record) for record in pruned.history],
     }
     write_bundle(
