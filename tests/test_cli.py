@@ -246,7 +246,6 @@ def test_wrong_order_of_classes_is_suggested(base: Path, say: Say) -> None:
         (RuntimeError("CUDA out of memory. Tried"), 1, "not enough memory: give a smaller"),
         (MemoryError(), 1, "not enough memory"),
         (ValueError("odd\nthing"), 1, "ValueError: odd; run again with --debug"),
-        (KeyboardInterrupt(), 130, "stopped: the finished epochs are kept in new"),
     ],
 )
 def test_what_nobody_foresaw_is_one_sentence_too(
@@ -258,6 +257,16 @@ def test_what_nobody_foresaw_is_one_sentence_too(
     monkeypatch.setattr("debride.workflow.train", fail)
     line = "train --data toy.npz --model tinynet:make --out new"
     assert said in error_of(say(line), code)
+
+
+def test_ctrl_c_says_what_is_kept(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("debride.workflow.train", interrupt)
+    code, _, err = say("train --data toy.npz --model tinynet:make --out new")
+    kept = "the finished epochs are kept in new; run the same command again to go on"
+    assert (code, err) == (130, f"stopped: {kept}\n")
 
 
 def test_debug_shows_the_traceback(say: Say) -> None:

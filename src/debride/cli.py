@@ -67,7 +67,7 @@ def command(
                 function(resolved)
             except KeyboardInterrupt:
                 kept = interrupted.format(out=getattr(resolved, "out", None))
-                raise _InterruptedError(f"stopped: {kept}") from None
+                raise _InterruptedError(kept) from None
 
         run.__signature__ = signature(settings)  # type: ignore[attr-defined]
         run.__annotations__ = {
@@ -167,7 +167,7 @@ def explain(settings: ExplainSettings) -> None:
 @command(ReportSettings, "Look", epilog="Example: debride report --run runs/half")
 def report(settings: ReportSettings) -> None:
     """Write report.html of a finished run anew."""
-    from debride.workflow import report as work
+    from debride.reporting import report as work
 
     work(settings)
 
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return app(given, prog_name="debride", standalone_mode=False) or 0
     except _InterruptedError as error:
-        return _fail(str(error), 130)
+        return _fail(str(error), 130, "[yellow]stopped:[/yellow]")
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -199,9 +199,9 @@ class _InterruptedError(Exception):
     """Ctrl-C, with what to tell the user."""
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, label: str = "[bold red]error:[/bold red]") -> int:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}")
+    console.print(f"{label} {escape(' '.join(message.split()))}")
     return code
 
 

@@ -62,6 +62,7 @@ def collect(
     watch: Stopwatch,
     *,
     source: ImageSource | None = None,
+    device: torch.device | None = None,
     results: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect what it takes to understand and repeat a run.
@@ -76,6 +77,8 @@ def collect(
         Started when the command was.
     source
         The images; their names stay out, only counts and a hash go in.
+    device
+        Where it was computed.
     results
         Further entries, such as the history of a pruning.
 
@@ -101,6 +104,7 @@ def collect(
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "device": _device(device),
         },
         "started": watch.started.isoformat(timespec="seconds"),
     }
@@ -113,6 +117,12 @@ def collect(
             "unreadable": len(source.skipped),
         }
     return {**run, **(results or {}), "seconds": watch.seconds()}
+
+
+def _device(device: torch.device | None) -> str | None:
+    if device is not None and device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return None if device is None else str(device)
 
 
 def versions() -> dict[str, str]:

@@ -174,8 +174,8 @@ def show_step(record: StepRecord) -> None:
         return
     say(
         f"step {record.step}",
-        f"{record.macs_kept:.1%} of MACs, {record.params_kept:.1%} of parameters kept; "
-        f"validation {record.before_recovery:.3f} just cut, {record.after_recovery:.3f} recovered",
+        f"MACs {record.macs_kept:.1%}, parameters {record.params_kept:.1%}; "
+        f"validation {record.before_recovery:.3f} cut, {record.after_recovery:.3f} recovered",
     )
 
 

@@ -15,7 +15,6 @@ from debride import provenance, screens
 from debride.artifact.bundle import read_bundle, write_bundle
 from debride.checks import Check, check
 from debride.criteria import check_criterion
-from debride.data.images import ImageSource, open_images
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
@@ -27,17 +26,18 @@ from debride.pruning import prune as cut_in_steps
 from debride.recovery import recover
 from debride.relevance.rules import rule_set
 from debride.report import render
+from debride.reporting import names_of, read_text
 from debride.resume import FILE as UNFINISHED
 from debride.surgery.removal import apply as cut
 from debride.training import EpochRecord
 from debride.training import train as fit
 
 if TYPE_CHECKING:
+    from debride.config import Settings
     from debride.settings import (
         ApplySettings,
         EvaluateSettings,
         PruneSettings,
-        ReportSettings,
         TrainSettings,
     )
 
@@ -62,7 +62,7 @@ def train(settings: TrainSettings) -> None:
         screens.say(
             f"epoch {record.epoch}",
             f"loss {record.loss:.3f}, validation {_metric(job)} {record.metric:.3f}"
-            + (f" (at most {screens.duration(left)} left)" if left else ""),
+            + (f" (at most {screens.duration(left)} left)" if left >= 1 else ""),
         )
 
     with watch.part("training"):
@@ -89,7 +89,7 @@ def train(settings: TrainSettings) -> None:
     }
 
     def write(evidence: Evidence | None) -> None:
-        run = provenance.collect("train", settings, watch, source=job.source, results=results)
+        run = _run("train", settings, watch, job, results)
         _write(settings.out, job, run, evidence, None, {})
 
     # at once, so that Ctrl-C while measuring does not cost the training
@@ -113,6 +113,8 @@ def train(settings: TrainSettings) -> None:
 
 def prune(settings: PruneSettings) -> None:
     """Cut a network down step by step, measure it beside the original, and write it."""
+    if settings.macs is None and settings.ratio is None:
+        settings = settings.model_copy(update={"macs": 0.5})
     watch = Stopwatch()
     _free(settings.out, settings.overwrite, settings.model)
     check_criterion(settings.criterion)
@@ -148,7 +150,7 @@ def apply(settings: ApplySettings) -> None:
     """Apply a plan to a network, measure it beside the original, and write it."""
     watch = Stopwatch()
     _free(settings.out, settings.overwrite, settings.model)
-    plan = Plan.from_json(_read(settings.plan, "--plan"))
+    plan = Plan.from_json(read_text(settings.plan, "--plan"))
     job = open_job(settings)
     _whole(job)
     screens.show_job(job)
@@ -188,12 +190,13 @@ def _finish(
         )
     validation = {"original": before.score, "model": after.score}
     results = {**results, "validation": {**validation, "metric": _metric(job)}}
-    run = provenance.collect(command, settings, watch, source=job.source, results=results)
-    names = _names(job.source, job.final_split) if settings.show_names else {}
+    run = _run(command, settings, watch, job, results)
+    names = names_of(job.source, job.final_split) if settings.show_names else {}
     smaller = dataclasses.replace(job, network=dataclasses.replace(job.network, model=model))
     _write(settings.out, smaller, run, evidence, plan, names)
     screens.show_evidence(evidence, validation=validation, metric=_metric(job))
     _done(settings.out / "report.html")
+    screens.say("use it", f"python {settings.out / 'predict.py'} IMAGE")
 
 
 def evaluate(settings: EvaluateSettings) -> None:
@@ -236,8 +239,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     parent = job.network.parent
     plan = parent.plan if parent is not None else None
     history = {"history": parent.run["history"]} if parent and "history" in parent.run else {}
-    run = provenance.collect("evaluate", settings, watch, source=job.source, results=history)
-    names = _names(job.source, split) if settings.show_names else None
+    run = _run("evaluate", settings, watch, job, history)
+    names = names_of(job.source, split) if settings.show_names else None
     write_atomic(settings.out / "run.json", json.dumps(run, indent=1) + "\n")
     write_atomic(settings.out / "evidence.json", json.dumps(evidence.to_dict(), indent=1) + "\n")
     evidence.save_samples(settings.out / "heatmaps.safetensors")
@@ -248,65 +251,6 @@ def evaluate(settings: EvaluateSettings) -> None:
     _done(settings.out / "report.html")
 
 
-def report(settings: ReportSettings) -> None:
-    """Write the report of a finished run anew, from the files in its folder."""
-    folder = settings.run
-    run = _read_json(folder / "run.json")
-    evidence = Evidence.from_dict(_read_json(folder / "evidence.json"))
-    evidence = evidence.load_samples(folder / "heatmaps.safetensors")
-    plan_file = folder / "plan.json"
-    plan = Plan.from_json(_read(plan_file, "--run")) if plan_file.exists() else None
-    names = None
-    if settings.show_names:
-        source = _same_images(run)
-        names = _names(source, evidence.split)
-    target = settings.out or folder / "report.html"
-    html = render(run, evidence, plan, show_names=settings.show_names, names=names)
-    write_atomic(target, html)
-    _done(target)
-
-
-def _same_images(run: Mapping[str, Any]) -> ImageSource:
-    """Open the images of a run again, for their names; refuse if they have changed."""
-    stored = run.get("settings", {})
-    source = open_images(
-        stored.get("data", ""),
-        classes=run["data"]["classes"],
-        skip_bad=stored.get("skip_bad", False),
-        validation=stored.get("validation", 0.15),
-        seed=stored.get("seed", 0),
-    )
-    if source.fingerprint() != run["data"]["sha256"]:
-        raise DebrideError(
-            f"the images in '{stored.get('data')}' are not those of the run any more: "
-            "leave --show-names out"
-        )
-    return source
-
-
-def _names(source: ImageSource, split: str) -> dict[int, str]:
-    return {index: record.name for index, record in enumerate(source.splits[split])}
-
-
-def _read(path: Path, flag: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DebrideError(f"no file '{path}': check {flag}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DebrideError(f"cannot read '{path}': {error}") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path, "--run"))
-    except ValueError as error:
-        raise DebrideError(f"'{path}' is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise DebrideError(f"'{path}' is not what Debride wrote: make the run again")
-    return content
-
-
 def _whole(job: Job) -> None:
     """Refuse a network that is already cut: a plan counts from the whole one."""
     parent = job.network.parent
@@ -315,6 +259,14 @@ def _whole(job: Job) -> None:
             f"'{parent.folder}' is already pruned: start from the network it was cut from, "
             "with a smaller budget"
         )
+
+
+def _run(
+    command: str, settings: Settings, watch: Stopwatch, job: Job, results: Mapping[str, Any]
+) -> dict[str, Any]:
+    return provenance.collect(
+        command, settings, watch, source=job.source, device=job.network.device, results=results
+    )
 
 
 def _metric(job: Job) -> str:
