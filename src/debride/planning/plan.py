@@ -12,8 +12,12 @@ from torch import nn
 
 from debride.errors import DebrideError
 from debride.planning.costs import Costs
+from debride.planning.layers import width
 
 SCHEMA_VERSION = 1
+
+MOST_UNITS = 1_000_000
+"""No layer is wider; a plan that says so is damaged, and would fill the memory."""
 
 Side = Literal["out", "in"]
 Kind = Literal["channel", "neuron"]
@@ -154,8 +158,14 @@ class Plan:
             for member in group.members:
                 if member.module not in modules:
                     raise DebrideError(
-                        f"group '{group.name}' names a module '{member.module}' "
+                        f"the plan's group '{group.name}' names a module '{member.module}' "
                         "that the network does not have"
+                    )
+                end = member.offset + group.units * member.block
+                if end > (wide := width(modules[member.module], member.side)):
+                    raise DebrideError(
+                        f"the plan's group '{group.name}' removes up to position {end - 1} of "
+                        f"'{member.module}', which has {wide}"
                     )
 
     def to_json(self) -> str:
@@ -194,7 +204,7 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DebrideError(f"the plan is not valid JSON: {error}") from error
         try:
             version = data["schema_version"]
@@ -203,8 +213,12 @@ class Plan:
                     f"the plan has schema version {version!r}, this Debride reads "
                     f"{SCHEMA_VERSION}: update Debride or make the plan again"
                 )
+            groups = tuple(_read_group(entry) for entry in data["groups"])
+            names = [group.name for group in groups]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise DebrideError(f"the plan has two groups named '{min(twice)}'")
             return cls(
-                groups=tuple(_read_group(entry) for entry in data["groups"]),
+                groups=groups,
                 fingerprint=str(data["fingerprint"]),
                 before=Costs.from_dict(data["cost"]["before"]),
                 after=Costs.from_dict(data["cost"]["after"]),
@@ -216,8 +230,10 @@ class Plan:
 
 def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
     name, units = str(entry["name"]), entry["units"]
-    if not isinstance(units, int) or units < 1:
-        raise DebrideError(f"the plan's group '{name}' has {units!r} units: expected 1 or more")
+    if not isinstance(units, int) or not 1 <= units <= MOST_UNITS:
+        raise DebrideError(
+            f"the plan's group '{name}' has {units!r} units: expected 1 to {MOST_UNITS}"
+        )
     keep = read_ranges(entry["keep"], where=f"group '{name}'")
     if not keep:
         raise DebrideError(f"the plan's group '{name}' keeps nothing: keep at least one unit")
@@ -231,19 +247,23 @@ def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
     for module, side, offset, block in entry["members"]:
         if (
             side not in ("out", "in")
-            or not isinstance(offset, int)
-            or not isinstance(block, int)
+            or type(offset) is not int
+            or type(block) is not int
             or offset < 0
             or block < 1
         ):
             raise DebrideError(f"the plan's group '{name}' has a damaged member '{module}'")
         members.append(Member(str(module), side, offset, block))
+    taps = tuple(Tap(str(layer), str(read_at)) for layer, read_at in entry["taps"])
+    for tap in taps:
+        if not any(member.module == tap.layer and member.side == "out" for member in members):
+            raise DebrideError(f"the plan's group '{name}' taps '{tap.layer}', which is no member")
     return PlannedGroup(
         name=name,
         kind=entry["kind"],
         units=units,
         members=tuple(members),
-        taps=tuple(Tap(str(layer), str(read_at)) for layer, read_at in entry["taps"]),
+        taps=taps,
         keep=keep,
     )
 
@@ -279,7 +299,7 @@ def read_ranges(text: str, *, where: str = "plan") -> tuple[int, ...]:
         if not first.isdigit() or (last and not last.isdigit()):
             raise DebrideError(f"{where}: '{part}' is not an index or a range such as 3-7")
         low, high = int(first), int(last or first)
-        if high < low or high - low > 10_000_000 or (indices and low <= indices[-1]):
+        if high < low or high >= MOST_UNITS or (indices and low <= indices[-1]):
             raise DebrideError(f"{where}: '{part}' is out of order; write indices in rising order")
         indices.extend(range(low, high + 1))
     return tuple(indices)

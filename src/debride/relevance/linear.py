@@ -44,6 +44,8 @@ class LinearOperator:
     dilation: tuple[int, ...] = ()
     groups: int = 1
     output_padding: tuple[int, ...] = ()
+    border: tuple[int, ...] = ()
+    """Zeros added around the input first, as `F.pad` takes them: unequal ``padding="same"``."""
 
     @property
     def transposed(self) -> bool:
@@ -62,6 +64,8 @@ class LinearOperator:
         weight = self.weight if weight is None else weight
         if self.name == "linear":
             return F.linear(x, weight, bias)
+        if self.border:
+            x = F.pad(x, self.border)
         if self.transposed:
             return _TRANSPOSED[self.name](
                 x, weight, bias, self.stride, self.padding, self.output_padding, self.groups,
@@ -76,11 +80,15 @@ class LinearOperator:
         weight = self.weight if weight is None else weight
         if self.name == "linear":
             return c @ weight
-        back: Tensor = torch.ops.aten.convolution_backward(
+        if self.border:
+            padded = F.pad(x, self.border)
+            back = replace(self, border=()).adjoint(c, padded, weight)
+            return F.pad(back, [-side for side in self.border])
+        found: Tensor = torch.ops.aten.convolution_backward(
             c, x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
             self.output_padding, self.groups, [True, False, False],
         )[0]  # fmt: skip
-        return back
+        return found
 
     def folded(self, scale: Tensor, shift: Tensor) -> LinearOperator:
         """Return the operator followed by ``· scale + shift`` for each output channel."""
@@ -106,7 +114,6 @@ def read_call(
     Returns
     -------
     input : Tensor
-        Padded already where the call asked for ``padding="same"``.
     operator : LinearOperator
     """
     names = ["input", "weight", "bias"]
@@ -126,15 +133,14 @@ def read_call(
         return value * spatial if len(value) == 1 else value
 
     dilation = numbers("dilation", 1)
+    border: tuple[int, ...] = ()
     padding = call.get("padding", 0)
     if padding == "valid":
         padding = 0
     if padding == "same":
-        sides: list[int] = []
-        for kernel, step in zip(reversed(weight.shape[2:]), reversed(dilation), strict=True):
-            total = step * (kernel - 1)
-            sides += [total // 2, total - total // 2]
-        x, padding = F.pad(x, sides), 0
+        totals = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+        border = tuple(n for t in reversed(totals) for n in (t // 2, t - t // 2))
+        padding = 0
     call["padding"] = padding
     return x, LinearOperator(
         name,
@@ -145,4 +151,5 @@ def read_call(
         dilation=dilation,
         groups=call.get("groups", 1),
         output_padding=numbers("output_padding", 0) if name in _TRANSPOSED else (0,) * spatial,
+        border=border,
     )

@@ -87,6 +87,8 @@ def add_constants(relevance: RelevancePass, call: Call) -> Any:
             return type(value)(stand_in(item) for item in value)
         return value
 
+    if call.name in _WRITES:
+        call = _number_as_tensor(call)
     args, kwargs = stand_in(call.args), {k: stand_in(v) for k, v in call.kwargs.items()}
     if call.name == "setitem":
         result = args[0].clone()
@@ -97,9 +99,23 @@ def add_constants(relevance: RelevancePass, call: Call) -> Any:
         number, sign = _added_number(call)
         if number:
             relevance.ledger.watch(place, result, sign * number)
-    elif call.name in ("masked_fill", "pad", "index_fill"):
-        _absorb_filled(relevance, call, result, place)
+    elif call.name == "pad":
+        _absorb_padding(relevance, call, result, place)
     return result
+
+
+_WRITES = {"setitem": 2, "masked_fill": 2, "index_fill": 3}
+"""Where the functions that write a number into a tensor take it."""
+
+
+def _number_as_tensor(call: Call) -> Call:
+    """Give a written number as a tensor, which can have a stand-in; −inf absorbs nothing."""
+    position = _WRITES[call.name]
+    value = call.argument(position, "value")
+    if isinstance(value, Tensor) or value in (float("inf"), float("-inf")):
+        return call
+    like = call.argument(0, "input")
+    return call.with_argument(position, "value", torch.full((), value).to(like))
 
 
 def _added_number(call: Call) -> tuple[float, float]:
@@ -113,23 +129,15 @@ def _added_number(call: Call) -> tuple[float, float]:
     return 0.0, 1.0
 
 
-def _absorb_filled(relevance: RelevancePass, call: Call, result: Tensor, place: str) -> None:
-    """Numbers written into a tensor absorb what arrives at them."""
-    if call.name == "pad":
-        value, mode = call.argument(3, "value") or 0, call.argument(2, "mode", "constant")
-        if not value or mode != "constant":
-            return
-        written = F.pad(torch.zeros_like(call.argument(0, "input")), call.argument(1, "pad"),
-                        value=value)  # fmt: skip
-    else:
-        value = call.argument(2, "value")
-        value = float(value) if not isinstance(value, Tensor) else float(value.detach())
-        if value == 0 or value in (float("inf"), float("-inf")):
-            return
-        empty = torch.zeros_like(call.args[0].detach())
-        written = call.func(empty, call.args[1], value)
+def _absorb_padding(relevance: RelevancePass, call: Call, result: Tensor, place: str) -> None:
+    """A border of one number absorbs what arrives at it."""
+    value = call.argument(3, "value") or 0
+    if not value or call.argument(2, "mode", "constant") != "constant":
+        return
+    empty = torch.zeros_like(call.argument(0, "input"), requires_grad=False)
+    border = F.pad(empty, call.argument(1, "pad"), value=value)
     ledger = relevance.ledger
-    on_relevance(result, lambda c: ledger.absorb(place, (c * written).sum()))
+    on_relevance(result, lambda c: ledger.absorb(place, (c * border).sum()))
 
 
 # -- products ----------------------------------------------------------------------------------

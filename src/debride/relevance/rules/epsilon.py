@@ -18,7 +18,11 @@ class Epsilon:
     """The ε rule; ε = 0, the limit, is autograd's own backward and the cheapest of all rules."""
 
     epsilon: float = 0.0
-    plain: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether autograd's own backward is the rule already."""
+        return self.epsilon == 0
 
     def __call__(
         self,
@@ -29,29 +33,40 @@ class Epsilon:
         where: str,
     ) -> Tensor:
         """Return the output with the rule as its backward; the bias absorbs its share."""
-        y = operator(x, bias=operator.bias)
-        if operator.bias is not None:
-            ledger.watch(where, y, operator.bias, operator.channel_dim)
-        return self.stabilise(y, ledger, where)
-
-    def stabilise(self, y: Tensor, ledger: Ledger, where: str) -> Tensor:
-        """Multiply c of `y` by y / (y + ε·sign(y)) on its way back."""
-        if self.epsilon == 0:
+        if self.plain:
+            y = operator(x, bias=operator.bias)
+            if operator.bias is not None:
+                ledger.watch(where, y, operator.bias, operator.channel_dim)
             return y
-        stable: Tensor = _Stabilise.apply(y, self.epsilon, ledger, where)
+        stable: Tensor = _EpsilonFunction.apply(x, self.epsilon, operator, output, ledger, where)
         return stable
 
 
-class _Stabilise(torch.autograd.Function):
+class _EpsilonFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, epsilon: float, ledger: Ledger, where: str) -> Tensor:
-        ctx.save_for_backward(y)
-        ctx.epsilon, ctx.ledger, ctx.where = epsilon, ledger, where
-        return y.view_as(y)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        epsilon: float,
+        operator: LinearOperator,
+        output: Callable[[], Tensor],
+        ledger: Ledger,
+        where: str,
+    ) -> Tensor:
+        y = output()
+        ctx.save_for_backward(x, y)
+        ctx.epsilon, ctx.operator, ctx.ledger, ctx.where = epsilon, operator, ledger, where
+        return y
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        kept = c * (y.abs() / (y.abs() + ctx.epsilon))
-        ctx.ledger.lose(ctx.where, (y * (c - kept)).sum())
-        return kept, None, None, None
+        x, y = ctx.saved_tensors
+        operator: LinearOperator = ctx.operator
+        # R_y / (y + ε·sign(y)) with R_y = y ⊙ c, written without a division by y.
+        s = c * (y.abs() / (y.abs() + ctx.epsilon))
+        ctx.ledger.lose(ctx.where, (y * (c - s)).sum())
+        if operator.bias is not None:
+            dim = operator.channel_dim % s.ndim
+            share = s.sum([d for d in range(s.ndim) if d != dim]) * operator.bias
+            ctx.ledger.absorb(ctx.where, share.sum())
+        return operator.adjoint(s, x), None, None, None, None, None
