@@ -84,9 +84,8 @@ def macs(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMode
 def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count parameters; vectors (biases, norms) shrink with their layer's output alone."""
     sizes = [
-        (name, parameter.numel(), parameter.ndim > 1)
-        for name, module in model.named_modules()
-        for parameter in module.parameters(recurse=False)
+        (name.rpartition(".")[0], parameter.numel(), parameter.ndim > 1)
+        for name, parameter in model.named_parameters()  # a tied one once
     ]
     return _product_model(model, groups, sizes)
 
@@ -95,11 +94,10 @@ def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
 def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count bytes of parameters and buffers."""
     sizes = []
-    for name, module in model.named_modules():
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            # A scalar (a batch norm's count of batches) shrinks with nothing.
-            owner = name if tensor.ndim else ""
-            sizes.append((owner, tensor.numel() * tensor.element_size(), tensor.ndim > 1))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        # A scalar (a batch norm's count of batches) shrinks with nothing.
+        owner = name.rpartition(".")[0] if tensor.ndim else ""
+        sizes.append((owner, tensor.numel() * tensor.element_size(), tensor.ndim > 1))
     return _product_model(model, groups, sizes)
 
 

@@ -12,11 +12,14 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
 from debride.models.state import undisturbed
+from debride.planning.layers import is_depthwise
 from debride.planning.plan import Group, Member, Side, Tap
+from debride.planning.trial import sound
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,19 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
     example = example[:1].as_subclass(Tensor)
     with undisturbed(model):
         model.eval()
+        try:
+            with torch.no_grad():
+                model(example)
+        except Exception as error:  # whatever a stranger's model raises
+            raise DebrideError(
+                f"the network does not run on one image of shape {tuple(example.shape[1:])}: "
+                f"{_sentence(error)}"
+            ) from error
         for adapter in _ADAPTERS:
             grouping = adapter(model, example)
             if grouping is None:
                 continue
+            grouping = _on_trial(model, grouping, example)
             if not grouping.groups:
                 reasons = "; ".join(sorted({left.reason for left in grouping.left_alone}))
                 raise DebrideError(
@@ -86,6 +98,33 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
                 )
             return grouping
     raise DebrideError(f"no adapter can trace this {type(model).__name__}")
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).splitlines() or ["(no message)"]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _on_trial(model: nn.Module, grouping: Grouping, example: Tensor) -> Grouping:
+    owners: dict[int, set[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(name)
+    tied = {name for names in owners.values() if len(names) > 1 for name in names}
+    own = [g for g in grouping.groups if not any(m.module in tied for m in g.members)]
+    groups = sound(model, own, example)
+    spoilt = tuple(
+        LeftAlone(
+            group.name,
+            group.units,
+            "removing these units is not the same as silencing them"
+            if group in own
+            else "layers share one weight",
+        )
+        for group in grouping.groups
+        if group not in groups
+    )
+    return Grouping(groups, (*grouping.left_alone, *spoilt))
 
 
 # -- convolutional networks: Torch-Pruning's dependency graph -----------------------------------
@@ -107,8 +146,7 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Grouping | None:
         raise
     except Exception as error:  # whatever a third-party tracer meets in a stranger's model
         raise DebrideError(
-            f"the network cannot be traced: {type(error).__name__}: {str(error).splitlines()[0]}; "
-            "does it run on one image of the given size?"
+            f"Torch-Pruning cannot trace this {type(model).__name__}: {_sentence(error)}"
         ) from error
     norms = _following_norms(model, example)
     groups: list[Group] = []
@@ -138,6 +176,8 @@ def _read_group(
             return LeftAlone(root, units, "a bare parameter runs along these channels")
         if module not in names:
             continue  # a node of the graph (sum, reshape, join), not a layer
+        if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+            continue  # one slope for all channels
         side: Side = "out" if "out" in item.dep.handler.__name__ else "in"
         reason = _why_not(module)
         if reason:
@@ -166,13 +206,11 @@ def _read_group(
 
 def _why_not(module: nn.Module) -> str:
     """Return why a layer cannot be cut, or nothing."""
-    if isinstance(module, _ConvNd):
-        if module.groups > 1 and not module.groups == module.in_channels == module.out_channels:
-            return "grouped convolution"
-        return ""
-    if isinstance(module, nn.Linear | _BatchNorm | nn.PReLU):
-        return ""
-    if not any(True for _ in module.parameters()) and not any(True for _ in module.buffers()):
+    if is_parametrized(module):
+        return f"the weights of a {type(module).__name__} here are parametrized"
+    if isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module):
+        return "grouped convolution"
+    if isinstance(module, _ConvNd | nn.Linear | _BatchNorm | nn.PReLU):
         return ""
     return f"{type(module).__name__} runs along these channels"
 
@@ -230,6 +268,9 @@ _ELEMENTWISE = frozenset(
     "gelu relu silu elu leaky_relu tanh sigmoid hardswish hardsigmoid relu6 mish dropout "
     "contiguous identity softplus selu celu quick_gelu".split()
 )
+_PRODUCTS = frozenset("matmul __matmul__ bmm baddbmm einsum".split())
+_PRODUCTS = frozenset("matmul __matmul__ bmm baddbmm einsum".split())
+_RESHAPES = frozenset("view reshape flatten transpose permute squeeze unsqueeze to type".split())
 _QUESTIONS = frozenset("__get__ size dim numel stride is_floating_point".split())
 
 
@@ -243,6 +284,7 @@ class _Pairs(TorchFunctionMode):
         self.pairs: dict[str, str] = {}
         self.spoilt: set[str] = set()
         self._made: dict[int, tuple[str, Tensor]] = {}
+        self._shares: dict[int, Tensor] = {}  # kept, so that no id is given twice
 
     def __torch_function__(
         self,
@@ -254,10 +296,18 @@ class _Pairs(TorchFunctionMode):
         kwargs = kwargs or {}
         name = func.__name__
         result = func(*args, **kwargs)
-        if name in ("scaled_dot_product_attention", "multi_head_attention_forward", "softmax"):
-            self.attention = True
         if name in _QUESTIONS:
             return result
+        if name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
+            self.attention = True
+        # A softmax may also end a network; one that weighs other activations attends.
+        if any(id(value) in self._shares for value in args):
+            self.attention = self.attention or name in _PRODUCTS
+            carried = name in _ELEMENTWISE or name in _RESHAPES
+        else:
+            carried = name == "softmax"
+        if carried and isinstance(result, Tensor):
+            self._shares[id(result)] = result
         sources = [self._made[id(v)][0] for v in (*args, *kwargs.values()) if id(v) in self._made]
         layer = self.weights.get(id(args[1])) if name == "linear" and len(args) > 1 else None
         for source in sources:

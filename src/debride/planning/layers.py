@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from debride.errors import DebrideError
-from debride.planning.plan import Side
+
+if TYPE_CHECKING:
+    from debride.planning.plan import Side
 
 
 def width(module: nn.Module, side: Side) -> int:

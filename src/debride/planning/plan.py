@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -234,7 +235,7 @@ def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
         raise DebrideError(
             f"the plan's group '{name}' has {units!r} units: expected 1 to {MOST_UNITS}"
         )
-    keep = read_ranges(entry["keep"], where=f"group '{name}'")
+    keep = read_ranges(entry["keep"], where=f"the plan's group '{name}'")
     if not keep:
         raise DebrideError(f"the plan's group '{name}' keeps nothing: keep at least one unit")
     if keep[-1] >= units:
@@ -295,9 +296,9 @@ def read_ranges(text: str, *, where: str = "plan") -> tuple[int, ...]:
     """
     indices: list[int] = []
     for part in str(text).replace(",", " ").split():
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if not re.fullmatch("[0-9]{1,9}(-[0-9]{1,9})?", part):
             raise DebrideError(f"{where}: '{part}' is not an index or a range such as 3-7")
+        first, _, last = part.partition("-")
         low, high = int(first), int(last or first)
         if high < low or high >= MOST_UNITS or (indices and low <= indices[-1]):
             raise DebrideError(f"{where}: '{part}' is out of order; write indices in rising order")

@@ -34,7 +34,7 @@ def apply(model: nn.Module, plan: Plan, *, masks: bool = False) -> nn.Module:
     plan.check(model)
     smaller = copy.deepcopy(model)
     if masks:
-        _mask(smaller, plan)
+        mask(smaller, plan.groups)
     else:
         narrow(smaller, plan.groups)
     return smaller
@@ -80,8 +80,9 @@ def narrow(
         cutter(module, side, torch.tensor(kept, dtype=torch.long))
 
 
-def _mask(model: nn.Module, plan: Plan) -> None:
-    for (name, side), removed in _removed_positions(plan.groups).items():
+def mask(model: nn.Module, groups: Iterable[PlannedGroup]) -> None:
+    """Silence in place, in every layer that reads them, the units that `groups` do not keep."""
+    for (name, side), removed in _removed_positions(groups).items():
         module = _module(model, name)
         if side == "in" and removed and not is_depthwise(module):
             silence(module, torch.tensor(sorted(removed), dtype=torch.long))

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from debride.errors import DebrideError
+from debride.planning.groups import find_groups
+from debride.planning.plan import Member, Tap
+
+from . import toys
+
+IMAGES = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def _names(model: nn.Module) -> list[tuple[str, int]]:
+    found = find_groups(toys.randomise(model), IMAGES)
+    return [(group.name, group.units) for group in found.groups]
+
+
+def test_a_flattened_channel_is_a_block_of_inputs() -> None:
+    conv, hidden = find_groups(toys.Flat(), IMAGES).groups
+    assert (conv.kind, conv.units, hidden.kind, hidden.units) == ("channel", 6, "neuron", 10)
+    assert set(conv.members) == {
+        Member("conv", "out"), Member("norm", "out"), Member("hidden", "in", block=16),
+    }  # fmt: skip
+    assert conv.taps == (Tap("conv", "norm"),)
+    assert hidden.taps == (Tap("hidden", "hidden_norm"),)
+
+
+def test_a_concatenation_gives_offsets() -> None:
+    groups = {group.name: group for group in find_groups(toys.SmallUNet(), IMAGES).groups}
+    assert Member("join", "in", offset=7) in groups["down"].members
+    assert Member("join", "in") in groups["up"].members
+    assert groups["up"].taps == (Tap("up", "up_norm"),)
+
+
+def test_a_residual_sum_has_several_producers() -> None:
+    groups = find_groups(toys.Volume(), torch.zeros(1, 1, 8, 8, 8)).groups
+    residual = next(group for group in groups if len(group.taps) > 1)
+    assert set(residual.taps) == {Tap("stem", "norm"), Tap("inner", "inner_norm")}
+    assert Member("act", "out") in residual.members
+
+
+def test_the_classes_are_never_cut() -> None:
+    assert _names(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))) == [("0", 8)]
+    assert _names(toys.Flat()) == [("conv", 6), ("hidden", 10)]
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (nn.GroupNorm(2, 8), "GroupNorm runs along"),
+        (nn.GroupNorm(2, 8, affine=False), "GroupNorm runs along"),
+        (nn.InstanceNorm2d(8), "InstanceNorm2d runs along"),
+        (nn.InstanceNorm2d(8, affine=True), "InstanceNorm2d runs along"),
+        (nn.LayerNorm([8, 8, 8]), "LayerNorm runs along"),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=2), "grouped convolution"),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=4), "grouped convolution"),
+        (nn.LocalResponseNorm(3), "silencing"),
+        (nn.ChannelShuffle(2), "silencing"),
+        (toys.Mixing("softmax"), "silencing"),
+        (toys.Mixing("normalize"), "silencing"),
+        (toys.Mixing("centre"), "silencing"),
+        (toys.Mixing("layer_norm"), "silencing"),
+        (toys.Mixing("roll"), "silencing"),
+        (toys.Mixing("view"), "silencing"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_what_mixes_channels_is_left_alone_with_a_reason(between: nn.Module, reason: str) -> None:
+    found = find_groups(toys.randomise(toys.Tail(between)), IMAGES)
+    assert [(group.name, group.units) for group in found.groups] == [("second", 6)]
+    assert any(left.name == "first" and reason in left.reason for left in found.left_alone)
+
+
+def test_a_depthwise_multiplier_is_left_alone() -> None:
+    net = toys.Tail(nn.Conv2d(8, 16, 3, padding=1, groups=8), after=16)
+    assert _names(net) == [("second", 6)]
+
+
+def test_parametrized_weights_are_left_alone() -> None:
+    found = find_groups(toys.parametrized(), IMAGES)
+    assert [group.name for group in found.groups] == ["second"]
+    assert "parametrized" in found.left_alone[0].reason
+
+
+def test_tied_weights_are_left_alone() -> None:
+    found = find_groups(toys.randomise(toys.TiedWeights()), IMAGES)
+    cut = {member.module for group in found.groups for member in group.members}
+    assert cut == {"last", "head"}
+    assert {left.reason for left in found.left_alone} == {"layers share one weight"}
+
+
+class LastHeight(nn.Module):
+    """Flattened with the channels last: no offset and block describes that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().permute(0, 2, 3, 1).flatten(1))
+
+
+class Attention(nn.Module):
+    """A block of attention; `how` says what else happens to the MLP's hidden layer."""
+
+    def __init__(self, how: str = "") -> None:
+        super().__init__()
+        self.how = how
+        self.patch = nn.Conv2d(1, 8, 2, 2)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up = nn.Linear(8, 12)
+        self.down = nn.Linear(12, 8)
+        self.other = nn.Linear(12, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.patch(x).flatten(2).transpose(1, 2)
+        t = t + self.attend(t, t, t)[0]
+        hidden = F.gelu(self.up(t))
+        if self.how == "norm":
+            hidden = hidden / hidden.norm(dim=-1, keepdim=True)
+        t = t + self.down(hidden)
+        if self.how == "two readers":
+            t = t + self.other(hidden)
+        if self.how == "twice":
+            t = t + self.down(F.gelu(self.up(t)))
+        return self.head(t.mean(1))
+
+
+def test_only_an_mlps_hidden_neurons_are_cut_beside_attention() -> None:
+    found = find_groups(Attention(), IMAGES)
+    (group,) = found.groups
+    assert (group.name, group.kind, group.units) == ("up", "neuron", 12)
+    assert group.members == (Member("up", "out"), Member("down", "in"))
+    assert {"patch", "head"} <= {left.name for left in found.left_alone}
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Attention("norm"),
+        Attention("two readers"),
+        Attention("twice"),
+        LastHeight(),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ],
+    ids=["norm", "two readers", "twice", "channels last", "linear", "one convolution"],
+)
+def test_a_network_with_nothing_to_cut_is_refused(net: nn.Module) -> None:
+    with pytest.raises(DebrideError, match="can be cut"):
+        find_groups(toys.randomise(net), IMAGES)
+
+
+def test_images_that_do_not_fit_are_refused_in_a_sentence() -> None:
+    with pytest.raises(DebrideError, match=r"does not run on one image of shape \(3, 8, 8\)"):
+        find_groups(toys.Flat(), torch.zeros(1, 3, 8, 8))
+
+
+def test_the_network_comes_back_as_it_was() -> None:
+    net = toys.randomise(toys.Flat()).train()
+    net.norm.eval()
+    net.head.weight.requires_grad_(False)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    find_groups(net, IMAGES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net.training
+    assert not net.norm.training
+    assert [n for n, p in net.named_parameters() if not p.requires_grad] == ["head.weight"]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert all(p.grad is None for p in net.parameters())
