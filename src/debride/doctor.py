@@ -35,7 +35,7 @@ def run(settings: DoctorSettings) -> None:
     job = open_job(settings)
     screens.show_job(job)
     model, device = job.network.model, job.network.device
-    images, _ = unpack(next(iter(job.batches("train"))))
+    images, _ = unpack(next(iter(job.reference(REFERENCE))))
     images = images.to(device)
     macs = macs_by_module(model, images)
     screens.say("costs", f"{screens.amount(sum(macs.values()))} MACs per image")
@@ -55,17 +55,14 @@ def _explain(model: nn.Module, images: Tensor, rules: str) -> float:
     found: list[Relevance] = []
     seconds = _seconds(lambda: found.append(attribute(model, images, rules=rules)))
     relevance = found[-1]
-    total = float(relevance.output.abs().sum()) or 1.0
-    shares = ", ".join(
-        f"{100 * value / float(relevance.output.sum()):.0f} % {name}"
-        for name, value in relevance.shares.items()
-        if value
-    )
-    screens.say(
-        "explain",
-        f"yes, with the rules '{rules}': {shares}; unaccounted for "
-        f"{abs(relevance.delta) / total:.1e} of the explained outputs",
-    )
+    total = float(relevance.output.sum())
+    if total == 0:
+        said = "all outputs are 0, so there is nothing to share out"
+    else:
+        shares = [f"{100 * v / total:.0f} % {name}" for name, v in relevance.shares.items() if v]
+        missing = abs(relevance.delta / total)
+        said = f"{', '.join(shares)}; unaccounted for {missing:.1e} of the explained outputs"
+    screens.say("explain", f"yes, with the rules '{rules}': {said}")
     for name, places in relevance.unknown.items():
         shown = ", ".join(f"'{place}'" for place in places[:3])
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
@@ -102,7 +99,7 @@ def _show_groups(grouping: Grouping, macs: Mapping[str, int]) -> None:
     screens.console().print(table)
     reasons = Counter(left.reason for left in grouping.left_alone)
     for reason, count in reasons.most_common():
-        screens.say("left", f"{screens.plural(count, 'group')} alone: {reason}")
+        screens.say("kept", f"{screens.plural(count, 'group')} left alone: {reason}")
 
 
 def _show_needs(job: Job, steps: int, forward: float, explaining: float) -> None:

@@ -28,7 +28,7 @@ from debride.files import staged_folder
 from debride.models.checkpoints import infer_fit, read_state
 from debride.models.outputs import logits, probabilities, task_of
 from debride.models.spec import ModelSpec
-from debride.opening import Network, device_named, open_network, open_parent
+from debride.opening import Network, device_named, open_network, open_parent, stored_network
 from debride.progress import track
 from debride.report.heatmaps import AGAINST, FOR
 
@@ -157,10 +157,7 @@ def _open(
                 spatial, channels = (first.height, first.width), len(first.getbands())
             channels = 1 if channels < 3 else 3
     if parent is not None:
-        if parent.preprocessing is None:
-            raise DebrideError(f"'{parent.folder}' does not say how images are prepared")
-        how = f"stored in {parent.folder}"
-        network = Network(parent.model, parent.spec, parent.preprocessing, how, device, parent)
+        network = stored_network(parent, device)
         classes = parent.classes
     else:
         classes = classes or _numbered(settings, spatial, channels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ LARGEST = {2: 224, 3: 96}
 """Image size taken by default where the stored images are larger, by spatial dimensions."""
 RECALIBRATION = 1024
 """Training images that batch-norm statistics are measured on, at most."""
+EXPLAINED_PIXELS = 8 * 224 * 224
+"""Pixels explained at once: a relevance pass keeps every activation, 2 GB of ResNet-50's."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Network:
     preprocessing: Preprocessing
     how: str
     """Where mean and standard deviation come from, in words."""
+    weights: str
+    """Where the weights come from, in words."""
     device: torch.device
     parent: Bundle | None = None
     """The folder it was opened from, if any."""
@@ -64,7 +70,9 @@ class Job:
     def reference(self, per_class: int) -> DataLoader[Any]:
         """Give the sample of training images that scores are computed on."""
         chosen = sample(self.source, "train", per_class, seed=self.seed)
-        return self.batches("train", indices=chosen)
+        fitting = EXPLAINED_PIXELS // math.prod(self.network.preprocessing.spatial)
+        size = min(self.batch_size, max(1, fitting))
+        return self.batches("train", indices=chosen, batch_size=size)
 
     def recalibration(self) -> DataLoader[Any]:
         """Give up to 1024 training images, drawn at random."""
@@ -99,7 +107,7 @@ def open_job(settings: Any, *, fresh: bool = False) -> Job:
     classes = settings.classes if parent is None else parent.classes
     source = open_data(settings, classes)
     if parent is not None:
-        network = _from_parent(parent, settings, device)
+        network = stored_network(parent, device)
     else:
         outputs = len(source.classes)
         network = open_network(settings, outputs, source.spatial, source.channels, device)
@@ -138,7 +146,14 @@ def open_parent(settings: NetworkSettings, device: torch.device) -> Bundle | Non
     return read_bundle(folder, trust=settings.trust, device=device)
 
 
-def _from_parent(parent: Bundle, settings: NetworkSettings, device: torch.device) -> Network:
+def stored_network(parent: Bundle, device: torch.device) -> Network:
+    """Give the network of a folder, with the preparation that is stored beside it.
+
+    Raises
+    ------
+    DebrideError
+        For a network that was saved from Python without its preparation.
+    """
     if parent.preprocessing is None:
         raise DebrideError(
             f"'{parent.folder}' does not say how images are prepared: use it from Python"
@@ -148,6 +163,7 @@ def _from_parent(parent: Bundle, settings: NetworkSettings, device: torch.device
         parent.spec,
         parent.preprocessing,
         f"stored in {parent.folder}",
+        f"weights of {parent.folder}",
         device,
         parent,
     )
@@ -191,7 +207,8 @@ def open_network(
         resize=settings.resize,
         crop=settings.crop,
     )
-    return Network(model.to(device), spec, preprocessing, how, device)
+    weights = "random weights" if state is None else f"weights of {settings.weights}"
+    return Network(model.to(device), spec, preprocessing, how, weights, device)
 
 
 def _seen_size(settings: NetworkSettings, stored: tuple[int, ...]) -> tuple[int, ...]:
@@ -231,13 +248,8 @@ def _normalised(network: Network, source: ImageSource, seed: int) -> Network:
     before = network.preprocessing
     mean, std = measure_normalisation(source, before.spatial, before.channels, seed=seed)
     preprocessing = before.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
-    return Network(
-        network.model,
-        network.spec,
-        preprocessing,
-        "measured on the training images",
-        network.device,
-    )
+    how = "measured on the training images"
+    return dataclasses.replace(network, preprocessing=preprocessing, how=how)
 
 
 def device_named(name: str) -> torch.device:

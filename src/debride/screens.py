@@ -48,7 +48,8 @@ def show_job(job: Job) -> None:
     show_source(job.source)
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     name = network.spec.source if network.spec is not None else type(network.model).__name__
-    say("network", f"{name}, {amount(parameters)} parameters, {network.device}")
+    known = f"{amount(parameters)} parameters, {network.weights}, on {network.device}"
+    say("network", f"{name}, {known}")
     show_preparation(network.preprocessing, network.how)
 
 
@@ -59,9 +60,9 @@ def show_source(source: ImageSource) -> None:
         for split in ("train", "val", "test")
         if source.splits.get(split)
     ]
-    size = "×".join(str(n) for n in source.spatial)
+    pixels = "×".join(str(n) for n in source.spatial)
     kind = "grey" if source.channels == 1 else "colour"
-    say("images", f"{source.name}: {', '.join(counts)}; {size} {kind}")
+    say("images", f"{source.name}: {', '.join(counts)}; {pixels} {kind}")
     shown = ", ".join(f"{name} {count}" for name, count in source.counts("train").items())
     say("classes", f"{shown} (training images)")
     for note in source.notes:
@@ -138,7 +139,7 @@ def show_evidence(
 
     costs, speed = evidence.cost, evidence.speed
     for key, label in (("macs", "MACs per image"), ("params", "parameters"), ("bytes", "size")):
-        show = megabytes if key == "bytes" else amount
+        show = size if key == "bytes" else amount
         before = costs["original"]
         row(label, before and before[key], costs["model"][key], show, _kept)  # type: ignore[literal-required]
     for entry in speed["batches"] if speed is not None else ():
@@ -204,15 +205,15 @@ def amount(count: float) -> str:
     return f"{count:.0f}"
 
 
-def megabytes(count: float) -> str:
-    """Write bytes as MB.
+def size(count: float) -> str:
+    """Write bytes shortly.
 
     Examples
     --------
-    >>> megabytes(44_700_000)
-    '44.7 MB'
+    >>> size(44_700_000), size(5_460)
+    ('44.7 MB', '5.46 kB')
     """
-    return f"{count / 1e6:.3g} MB"
+    return f"{amount(count)}B" if count >= 1000 else f"{count:.0f} B"
 
 
 def duration(seconds: float) -> str:
