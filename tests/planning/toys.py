@@ -199,8 +199,8 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give norms random statistics, and layer scales and zero heads a size that shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "layer_scale" in name or not parameter.any():
+        for parameter in model.parameters():
+            if parameter.abs().max() < 1e-4:
                 parameter.normal_(0, 0.1, generator=generator)
         for module in model.modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:

@@ -45,7 +45,9 @@ def lrp(
         if name in neurons:
             per_unit = relevance.abs().flatten(0, -2).sum(0, dtype=torch.float64)
         else:
-            per_unit = relevance.flatten(2).sum(2).abs().sum(0, dtype=torch.float64)
+            per_unit = (
+                relevance.reshape(*relevance.shape[:2], -1).sum(2).abs().sum(0, dtype=torch.float64)
+            )
         layer = layers[name]
         sums[layer] = sums[layer] + per_unit if layer in sums else per_unit
 

@@ -14,6 +14,7 @@ from debride.errors import DebrideError
 from debride.planning.budgets import CostModel, cost_model
 from debride.planning.costs import Costs, measure
 from debride.planning.groups import find_groups
+from debride.planning.layers import width
 from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint
 from debride.planning.ranking import importances
 
@@ -70,9 +71,12 @@ def plan(
         groups = find_groups(model, example).groups
     whole = [group.planned(range(group.units)) for group in groups]
     cost = cost_model(kind, model, groups, example)
-    missing = [t.layer for g in groups for t in g.taps if t.layer not in scores.values]
-    if missing:
-        raise DebrideError(f"the scores know nothing of layer '{missing[0]}': score this network")
+    for layer in {tap.layer for group in groups for tap in group.taps}:
+        wide = width(model.get_submodule(layer), "out")
+        if len(scores.values.get(layer, ())) != wide:
+            raise DebrideError(
+                f"the scores do not fit layer '{layer}', which has {wide} units: score this network"
+            )
     chosen = cut_to_budget(
         whole, scores.values, cost, kept, ranking=ranking, normalise=normalise, floor=floor
     )
@@ -93,7 +97,7 @@ def read_budget(**given: float | None) -> tuple[str, float]:
     if len(named) > 1:
         raise DebrideError(f"give one budget, not {' and '.join(sorted(named))}")
     ((kind, value),) = named.items()
-    if not 0 < value <= 1 and not (kind == "ratio" and value == 0):
+    if not (0 <= value < 1 if kind == "ratio" else 0 < value <= 1):
         raise DebrideError(
             f"{kind}={value} is not a fraction: give the part that is "
             f"{'removed' if kind == 'ratio' else 'kept'}, such as 0.5"
@@ -187,14 +191,14 @@ def _take(
             break
         if cost_of([*best, int(position)]) >= target - TOLERANCE * total / 4:
             best.append(int(position))
-    if abs(cost_of(best) - target) < abs(reached - target):
-        return best
-    if abs(reached - target) > TOLERANCE * total:
+    best = min([int(p) for p in queue[:low]], best, key=lambda taken: abs(cost_of(taken) - target))
+    nearest = cost_of(best)
+    if abs(nearest - target) > TOLERANCE * total:
         raise DebrideError(
             f"the budget of {target / total:.3f} cannot be met within {TOLERANCE}: units are "
-            f"coarse, the nearest is {reached / total:.3f}"
+            f"coarse, the nearest is {nearest / total:.3f}"
         )
-    return [int(p) for p in queue[:low]]
+    return best
 
 
 def finish(

@@ -1,0 +1,157 @@
+"""The criterion `lrp` against a plain computation from the relevance of each tapped layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from debride import attribute, score
+from debride.criteria import Scores
+from debride.errors import DebrideError
+from debride.planning.groups import find_groups
+from planning import toys
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(6, 1, 8, 8, generator=GENERATOR)
+LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["Flat", "SmallUNet", "SqueezeExcite", "Dense", "TupleOutput"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_equals_a_plain_computation(name: str, labelled: bool) -> None:
+    model = toys.randomise(getattr(toys, name)())
+    groups = find_groups(model, IMAGES).groups
+    batch = (IMAGES, LABELS) if labelled else IMAGES
+    found = score(model, [batch], criterion="lrp", rules="epsilon", groups=groups)
+    assert found.count == 6
+    for tap in (tap for group in groups for tap in group.taps):
+        taps = attribute(model, IMAGES, LABELS if labelled else None, taps=[tap.read_at]).taps
+        if name == "SqueezeExcite" and tap.layer in ("squeeze", "excite"):
+            assert not found.values[tap.layer].any(), "a gate carries no relevance"
+            continue
+        relevance = taps[tap.read_at].double()
+        expected = [
+            sum(abs(float(relevance[i, unit].sum())) for i in range(6))
+            for unit in range(relevance.shape[1])
+        ]
+        assert found.values[tap.layer].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+        assert sum(expected) > 0
+
+
+class Tokens(nn.Module):
+    """A hidden layer over tokens: relevance is sized for each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 8, 2, 2)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up = nn.Linear(8, 12)
+        self.down = nn.Linear(12, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.patch(x).flatten(2).transpose(1, 2)
+        t = t + self.attend(t, t, t)[0]
+        return self.head((t + self.down(self.up(t).tanh())).mean(1))
+
+
+def test_a_neuron_is_sized_for_each_token() -> None:
+    model = toys.randomise(Tokens())
+    found = score(model, [(IMAGES, LABELS)])
+    relevance = attribute(model, IMAGES, LABELS, taps=["up"]).taps["up"].double()
+    assert relevance.shape == (6, 16, 12)
+    expected = [
+        sum(abs(float(relevance[i, t, unit])) for i in range(6) for t in range(16))
+        for unit in range(12)
+    ]
+    assert found.values["up"].tolist() == pytest.approx(expected, rel=1e-4)
+    whole = relevance.sum(1).abs().sum(0)
+    assert not torch.allclose(whole, found.values["up"], rtol=0.01), "tokens would cancel"
+
+
+def test_shards_add_up() -> None:
+    model = toys.randomise(toys.Flat()).double()
+    images = IMAGES.double()
+    whole = score(model, [(images, LABELS)])
+    parts = score(model, [(images[:2], LABELS[:2])]) + score(model, [(images[2:], LABELS[2:])])
+    loader = score(model, list(zip(images.split(1), LABELS.split(1), strict=True)))
+    assert whole.count == parts.count == loader.count == 6
+    for name, value in whole.values.items():
+        assert value.dtype == torch.float64
+        assert torch.allclose(parts.values[name], value, rtol=1e-12, atol=0)
+        assert torch.allclose(loader.values[name], value, rtol=1e-12, atol=0)
+
+
+def test_several_labels_explain_the_sum_of_their_logits() -> None:
+    model = toys.randomise(toys.Flat())
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]])
+    found = score(model, [(IMAGES[:3], labels)])
+    logits = model(IMAGES[:3])
+    top = int(logits[1].argmax())
+    chosen = [[0, 2], [top], [0, 1, 2]]
+    relevance = torch.zeros(3, 10, dtype=torch.float64)
+    for image, classes in enumerate(chosen):
+        for k in classes:
+            taps = attribute(model, IMAGES[image : image + 1], k, taps=["hidden_norm"]).taps
+            relevance[image] += taps["hidden_norm"][0].double()
+    assert torch.allclose(found.values["hidden"], relevance.abs().sum(0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0, 1, 0], [[0.0], [1.0], [1.0], [0.0], [1.0], [0.0]]])
+def test_a_single_logit_speaks_for_both_classes(labels: list[float]) -> None:
+    net = toys.Flat()
+    net.head = nn.Linear(10, 1)
+    model = toys.randomise(net)
+    found = score(model, [(IMAGES, torch.tensor(labels))])
+    target = torch.tensor(labels).reshape(-1).long()
+    relevance = attribute(model, IMAGES, target, taps=["hidden_norm"]).taps["hidden_norm"]
+    expected = relevance.double().abs().sum(0)
+    assert torch.allclose(found.values["hidden"], expected, rtol=1e-4, atol=1e-7)
+    assert float(found.values["hidden"].sum()) > 0
+
+
+def test_dict_batches_and_dict_outputs() -> None:
+    model = toys.randomise(toys.DictOutput())
+    plain = score(model, [(IMAGES, LABELS)])
+    dicts = score(model, [{"image": IMAGES, "label": LABELS, "index": torch.arange(6)}])
+    assert plain.values.keys() == dicts.values.keys() == {"body.conv", "body.hidden"}
+    for name, value in plain.values.items():
+        assert torch.equal(dicts.values[name], value)
+
+
+def test_a_label_beyond_the_outputs_is_refused() -> None:
+    with pytest.raises(DebrideError, match="targets must lie between 0 and 2"):
+        score(toys.randomise(toys.Flat()), [(IMAGES, LABELS + 1)])
+
+
+def test_no_images_are_refused() -> None:
+    model = toys.Flat()
+    for criterion in ("lrp", "magnitude", "random"):
+        with pytest.raises(DebrideError, match="reference data are empty"):
+            score(model, [], criterion=criterion)
+
+
+def test_scores_come_back_from_json() -> None:
+    scores = score(toys.randomise(toys.Flat()), [(IMAGES, LABELS)])
+    again = Scores.from_json(scores.to_json())
+    assert (again.criterion, again.count) == ("lrp:epsilon", 6)
+    for name, value in scores.values.items():
+        assert torch.equal(again.values[name], value)
+    assert again.mean()["conv"].tolist() == (scores.values["conv"] / 6).tolist()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"criterion": "lrp"}', '{"values": 3}'])
+def test_damaged_scores_are_refused(text: str) -> None:
+    with pytest.raises(DebrideError, match="scores are damaged"):
+        Scores.from_json(text)
+
+
+def test_scores_of_different_criteria_do_not_add_up() -> None:
+    one = Scores("lrp", 1, {"a": torch.ones(2)})
+    for other in (
+        Scores("random", 1, {"a": torch.ones(2)}),
+        Scores("lrp", 1, {"b": torch.ones(2)}),
+    ):
+        with pytest.raises(DebrideError, match="same criterion and network"):
+            one + other
