@@ -20,9 +20,16 @@ from debride.models.outputs import Task, logits
 from debride.models.state import undisturbed
 from debride.planning.budgets import cost_model
 from debride.planning.groups import find_groups
-from debride.planning.make import cut_to_budget, finish, read_budget
+from debride.planning.make import (
+    TOLERANCE,
+    check_ranking,
+    check_reachable,
+    cut_to_budget,
+    finish,
+    read_budget,
+)
 from debride.planning.plan import Plan
-from debride.recovery import recover
+from debride.recovery import check_recovery, recover
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
 from debride.training import validation_metric
@@ -156,6 +163,8 @@ def prune(
     """
     kind, kept = read_budget(macs=macs, params=params, ratio=ratio)
     check_criterion(criterion)
+    check_recovery(recovery)
+    check_ranking(ranking, normalise)
     rule_set(rules)
     if steps < 1:
         raise DebrideError(f"steps={steps}: give 1 or more")
@@ -166,6 +175,7 @@ def prune(
     found = find_groups(current, example)
     groups = tuple(group.planned(range(group.units)) for group in found.groups)
     cost = cost_model(kind, current, groups, example)
+    check_reachable(groups, cost, kept, floor)
     report = {name: cost_model(name, current, groups, example) for name in ("macs", "params")}
     original = copy.deepcopy(current) if evidence else current
     template = copy.deepcopy(model)
@@ -180,8 +190,9 @@ def prune(
         )  # fmt: skip
         target = 1 - (1 - kept) * step / steps
         cut = cut_to_budget(
-            groups, scores.values, cost, target, ranking=ranking, normalise=normalise, floor=floor
-        )
+            groups, scores.values, cost, target, ranking=ranking, normalise=normalise, floor=floor,
+            tolerance=TOLERANCE if step == steps else 1.0,  # on the way, near is good enough
+        )  # fmt: skip
         narrow(current, cut, groups)
         groups = cut
         if recovery in (None, "none"):

@@ -19,7 +19,7 @@ from debride.errors import DebrideError
 from debride.models.state import undisturbed
 from debride.planning.layers import is_depthwise
 from debride.planning.plan import Group, Member, Side, Tap
-from debride.planning.trial import sound
+from debride.planning.trial import explained_part, sound
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Grouping | None:
             for parameter in model.parameters():
                 parameter.requires_grad_(True)
             graph = torch_pruning.DependencyGraph()
-            graph.build_dependency(model, example_inputs=example, verbose=False)
+            graph.build_dependency(
+                model, example_inputs=example, output_transform=explained_part, verbose=False
+            )
             found = list(graph.get_all_groups(root_module_types=[_ConvNd, nn.Linear]))
     except DebrideError:
         raise

@@ -16,7 +16,7 @@ from debride.planning.costs import Costs, measure
 from debride.planning.groups import find_groups
 from debride.planning.layers import width
 from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint
-from debride.planning.ranking import importances
+from debride.planning.ranking import check_normalisation, importances
 
 TOLERANCE = 0.01
 """A budget is met when the cost is within this fraction of the original total."""
@@ -105,6 +105,28 @@ def read_budget(**given: float | None) -> tuple[str, float]:
     return kind, round(1 - value, 12) if kind == "ratio" else value
 
 
+def check_ranking(ranking: str, normalise: str | None) -> None:
+    """Raise unless the scope of the ranking and its normalisation are known."""
+    if ranking not in RANKINGS:
+        raise DebrideError(f"no ranking '{ranking}': known: {', '.join(RANKINGS)}")
+    check_normalisation(normalise or RANKINGS[ranking])
+
+
+def check_reachable(groups: Sequence[Group], cost: CostModel, kept: float, floor: float) -> None:
+    """Raise unless the cost can come down to `kept` with every group at its floor."""
+    total = cost(np.zeros(len(groups)))
+    lowest = cost(np.array([g.units - _least(g, floor) for g in groups], dtype=np.float64)) / total
+    if lowest > kept + TOLERANCE:
+        raise DebrideError(
+            f"the budget of {kept:.3f} cannot be met: with every group at its floor "
+            f"{lowest:.3f} is left; ask for that, or lower the floor"
+        )
+
+
+def _least(group: Group, floor: float) -> int:
+    return min(group.units, max(1, math.ceil(floor * group.units)))
+
+
 def cut_to_budget(
     groups: Sequence[PlannedGroup],
     scores: Mapping[str, Tensor],
@@ -114,6 +136,7 @@ def cut_to_budget(
     ranking: str = "global",
     normalise: str | None = None,
     floor: float = 0.05,
+    tolerance: float = TOLERANCE,
 ) -> tuple[PlannedGroup, ...]:
     """Remove the least important units until the cost is `kept` of the original.
 
@@ -127,15 +150,17 @@ def cut_to_budget(
         Of the original network.
     kept : float
         Fraction of the original cost to reach.
+    tolerance : float
+        How far from it, as a fraction of the original, is still no error.
     """
-    if ranking not in RANKINGS:
-        raise DebrideError(f"no ranking '{ranking}': known: {', '.join(RANKINGS)}")
+    check_ranking(ranking, normalise)
+    check_reachable(groups, cost, kept, floor)
     values = importances(groups, scores, normalise or RANKINGS[ranking])
     columns: list[int] = []
     units: list[int] = []
     weights: list[float] = []
     for column, group in enumerate(groups):
-        least = max(1, math.ceil(floor * group.units))
+        least = _least(group, floor)
         order = values[group.name].argsort()
         for place in order[: max(0, len(order) - least)].tolist():
             columns.append(column)
@@ -144,7 +169,9 @@ def cut_to_budget(
     queue = np.argsort(np.array(weights), kind="stable")
     removed = np.array([group.units - len(group.keep) for group in groups], dtype=np.float64)
     total = cost(np.zeros(len(groups)))
-    taken = _take(queue, np.array(columns, dtype=np.int64), removed, cost, kept * total, total)
+    taken = _take(
+        queue, np.array(columns, dtype=np.int64), removed, cost, kept * total, total, tolerance
+    )
     gone: dict[int, set[int]] = {}
     for position in taken:
         gone.setdefault(columns[position], set()).add(units[position])
@@ -161,6 +188,7 @@ def _take(
     cost: CostModel,
     target: float,
     total: float,
+    tolerance: float,
 ) -> list[int]:
     """Return the units to remove: the head of the queue, then smaller ones that still fit."""
 
@@ -176,11 +204,6 @@ def _take(
         else:
             low = middle + 1
     reached = cost_of(queue[:low])
-    if reached > target + TOLERANCE * total:
-        raise DebrideError(
-            f"the budget of {target / total:.3f} cannot be met: with every group at its floor "
-            f"{reached / total:.3f} is left; ask for that, or lower the floor"
-        )
     if low == 0 or target - reached <= TOLERANCE * total / 2:
         return [int(p) for p in queue[:low]]
     # The last unit overshoots: leave it, and fill up with later ones that cost less.
@@ -193,9 +216,9 @@ def _take(
             best.append(int(position))
     best = min([int(p) for p in queue[:low]], best, key=lambda taken: abs(cost_of(taken) - target))
     nearest = cost_of(best)
-    if abs(nearest - target) > TOLERANCE * total:
+    if abs(nearest - target) > tolerance * total:
         raise DebrideError(
-            f"the budget of {target / total:.3f} cannot be met within {TOLERANCE}: units are "
+            f"the budget of {target / total:.3f} cannot be met within {tolerance}: units are "
             f"coarse, the nearest is {nearest / total:.3f}"
         )
     return best

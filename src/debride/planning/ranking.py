@@ -49,6 +49,14 @@ def rank(values: Tensor) -> Tensor:
     return (values.argsort().argsort().to(values.dtype) + 0.5) / len(values)
 
 
+def check_normalisation(name: str) -> None:
+    """Raise a sentence that names what is close, unless the normalisation is known."""
+    if name not in _NORMALISATIONS:
+        close = difflib.get_close_matches(name, _NORMALISATIONS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else ", ".join(normalisation_names())
+        raise DebrideError(f"no normalisation '{name}': {hint}")
+
+
 def importances(
     groups: Sequence[PlannedGroup], scores: Mapping[str, Tensor], normalise: str
 ) -> dict[str, Tensor]:
@@ -67,10 +75,7 @@ def importances(
     normalise : str
         ``"share_width"``, ``"share"`` or ``"rank"``.
     """
-    if normalise not in _NORMALISATIONS:
-        close = difflib.get_close_matches(normalise, _NORMALISATIONS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else ", ".join(normalisation_names())
-        raise DebrideError(f"no normalisation '{normalise}': {hint}")
+    check_normalisation(normalise)
     removed = _removed(groups)
     result = {}
     for group in groups:

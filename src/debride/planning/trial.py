@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,5 +84,9 @@ def _stirred(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _output(model: nn.Module, example: Tensor) -> Tensor:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        output = model(example)
+        return explained_part(model(example))
+
+
+def explained_part(output: Any) -> Tensor:
+    """Return the tensor of a network's output that its decision stands in."""
     return output if isinstance(output, Tensor) else logits(output)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from debride.data.batches import unpack
@@ -24,7 +25,7 @@ def recalibrate(
     model : nn.Module
         Its weights stay; a network without batch norm comes back unchanged.
     data : iterable
-        Batches of training images; labels are ignored.
+        Batches of training images, two images or more; labels are ignored.
     device : str or torch.device, optional
         Where the images go; the network's own by default.
 
@@ -41,6 +42,7 @@ def recalibrate(
         return model
     device = next((p.device for p in model.parameters()), "cpu") if device is None else device
     momenta = [norm.momentum for norm in norms]
+    statistics = [copy.deepcopy(dict(norm.named_buffers())) for norm in norms]
     batches = 0
     with undisturbed(model), torch.no_grad():
         model.eval()
@@ -49,14 +51,29 @@ def recalibrate(
                 norm.train()
                 norm.momentum = None  # a cumulative mean over all batches
                 norm.reset_running_stats()
-            for batch in data:
-                images = unpack(batch)[0].to(device)
-                if images.shape[0] > 1 or images[0, 0].numel() > 1:
-                    model(images)
-                    batches += 1
+            for images in _never_alone(data):
+                model(images.to(device))
+                batches += 1
+            if not batches:
+                raise DebrideError("recalibration needs two images or more: give training images")
+        except BaseException:
+            for norm, kept in zip(norms, statistics, strict=True):
+                for name, value in kept.items():
+                    norm.get_buffer(name).copy_(value)
+            raise
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-    if not batches:
-        raise DebrideError("no images to recalibrate on: give training images")
     return model
+
+
+def _never_alone(data: Iterable[Any]) -> Iterator[Tensor]:
+    """Join a batch of one image to the next: a norm of pooled features cannot take it alone."""
+    held: Tensor | None = None
+    for batch in data:
+        images = unpack(batch)[0]
+        if held is not None:
+            images = torch.cat([held, images])
+        held = images if images.shape[0] == 1 else None
+        if held is None:
+            yield images

@@ -32,6 +32,14 @@ def recovery_names() -> tuple[str, ...]:
     return ("none", *sorted(_RECOVERIES))
 
 
+def check_recovery(name: str | None) -> None:
+    """Raise a sentence that names what is close, unless the recovery is known."""
+    if name is not None and name not in recovery_names():
+        close = difflib.get_close_matches(name, recovery_names(), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(recovery_names())}"
+        raise DebrideError(f"no recovery '{name}': {hint}")
+
+
 def recover(
     name: str | None,
     model: nn.Module,
@@ -40,10 +48,7 @@ def recover(
     device: str | torch.device | None = None,
 ) -> nn.Module:
     """Repair a cut network in place by the recovery of that name."""
+    check_recovery(name)
     if name is None or name == "none":
         return model
-    if name not in _RECOVERIES:
-        close = difflib.get_close_matches(name, _RECOVERIES, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(recovery_names())}"
-        raise DebrideError(f"no recovery '{name}': {hint}")
     return _RECOVERIES[name](model, data, device=device)

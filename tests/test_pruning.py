@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import copy
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from debride import apply, prune
+from debride.errors import DebrideError
+from debride.models.outputs import logits
+from debride.planning.costs import measure
+from debride.pruning import StepRecord
+from debride.recovery import recalibrate
+from planning import toys
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(12, 1, 8, 8, generator=GENERATOR)
+LABELS = torch.arange(12) % 3
+DATA = [(IMAGES[:8], LABELS[:8]), (IMAGES[8:], LABELS[8:])]
+
+
+class Net(nn.Module):
+    def __init__(self, outputs: int = 3, wrap: Any = lambda y: y) -> None:
+        super().__init__()
+        self.wrap = wrap
+        self.one = nn.Conv2d(1, 64, 3, padding=1)
+        self.norm = nn.BatchNorm2d(64)
+        self.two = nn.Conv2d(64, 80, 3, padding=1, bias=False)
+        self.two_norm = nn.BatchNorm2d(80)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(80, outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.two_norm(self.two(self.norm(self.one(x)).relu())).relu().mean((2, 3))
+        return self.wrap(self.head(self.drop(x)))
+
+
+def _net(outputs: int = 3, wrap: Any = lambda y: y) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return toys.randomise(Net(outputs, wrap))
+
+
+def test_the_budget_is_reached_in_steps() -> None:
+    seen: list[StepRecord] = []
+    small = prune(_net(), DATA, DATA, macs=0.4, steps=4, evidence=False, on_step=seen.append)
+    assert small.history == tuple(seen)
+    assert [record.step for record in seen] == [0, 1, 2, 3, 4]
+    assert [r.macs_kept for r in seen] == pytest.approx([1, 0.85, 0.7, 0.55, 0.4], abs=0.01)
+    assert seen[0].before_recovery == seen[0].after_recovery
+    assert all(0 <= r.before_recovery <= 1 and 0 <= r.after_recovery <= 1 for r in seen)
+    before, after = measure(_net(), IMAGES), measure(small.model, IMAGES)
+    assert (small.plan.before, small.plan.after) == (before, after)
+    assert seen[-1].macs_kept == pytest.approx(after.macs / before.macs, abs=1e-9)
+    assert seen[-1].params_kept == pytest.approx(after.params / before.params, abs=1e-9)
+    assert seen[-1].units_kept == pytest.approx(small.plan.units_kept, abs=1e-12)
+
+
+def test_one_step_is_the_plan_applied_and_recalibrated() -> None:
+    small = prune(_net(), DATA, DATA, steps=1, evidence=False)
+    expected = recalibrate(apply(_net(), small.plan), DATA)
+    assert small.model.state_dict().keys() == expected.state_dict().keys()
+    for key, value in expected.state_dict().items():
+        assert torch.equal(small.model.state_dict()[key], value), key
+
+
+def test_without_recovery_the_steps_are_the_plan_applied() -> None:
+    small = prune(_net(), DATA, DATA, steps=3, recovery=None, evidence=False)
+    assert torch.equal(small.model(IMAGES), apply(_net(), small.plan)(IMAGES))
+    assert all(r.before_recovery == r.after_recovery for r in small.history)
+
+
+@pytest.mark.parametrize("criterion", ["lrp", "magnitude", "random"])
+def test_the_original_is_untouched_and_runs_are_repeatable(criterion: str) -> None:
+    model = _net().train()
+    model.get_submodule("norm").eval()
+    model.get_parameter("one.bias").requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    plans = [
+        prune(model, DATA, DATA, criterion=criterion, steps=2, evidence=False, seed=5).plan
+        for _ in range(2)
+    ]
+    assert plans[0] == plans[1]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [n for n, m in model.named_modules() if not m.training] == ["norm"]
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["one.bias"]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "wrap"),
+    [
+        (3, LABELS, lambda y: {"logits": y, "extra": 1}),
+        (3, LABELS, lambda y: (y, None)),
+        (1, LABELS % 2, lambda y: y),
+        (1, LABELS % 2, lambda y: y[:, 0]),
+        (3, torch.nn.functional.one_hot(LABELS, 3), lambda y: y),
+    ],
+    ids=["dict", "tuple", "one logit", "flat logit", "several labels"],
+)
+def test_whatever_the_network_returns(outputs: int, labels: Tensor, wrap: Any) -> None:
+    model = _net(outputs, wrap)
+    data = [{"image": IMAGES, "label": labels}]
+    small = prune(model, data, data, macs=0.5, steps=2)
+    assert small.plan.macs_kept == pytest.approx(0.5, abs=0.01)
+    assert logits(small.model(IMAGES)).shape == (12, outputs)
+    assert small.evidence is not None
+    assert small.evidence.images == 12
+
+
+def test_ratio_and_layer_ranking_cut_every_layer_alike() -> None:
+    small = prune(_net(), DATA, DATA, ratio=0.25, ranking="layer", steps=2, evidence=False)
+    assert {g.name: len(g.keep) for g in small.plan.groups} == {"one": 48, "two": 60}
+    assert small.history[-1].units_kept == 0.75
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"validation": []}, "validation data are empty"),
+        ({"validation": [IMAGES]}, "validation data have no labels"),
+        ({"reference": []}, "reference data are empty"),
+        ({"criterion": "lpr"}, "no criterion 'lpr': did you mean 'lrp'"),
+        ({"recovery": "batchnrm"}, "no recovery 'batchnrm': did you mean 'batchnorm'"),
+        ({"rules": "epsilonn"}, "did you mean"),
+        ({"steps": 0}, "steps=0: give 1 or more"),
+        ({"ranking": "globl"}, "no ranking 'globl'"),
+        ({"normalise": "shares"}, "no normalisation 'shares'"),
+        ({"macs": 0.01, "floor": 0.5}, "every group at its floor"),
+        ({"macs": 0.5, "ratio": 0.5}, "give one budget"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_before_work(change: dict[str, Any], words: str) -> None:
+    steps: list[StepRecord] = []
+    arguments: dict[str, Any] = {"reference": DATA, "validation": DATA, **change}
+    with pytest.raises(DebrideError, match=words):
+        prune(_net(), evidence=False, on_step=steps.append, **arguments)
+    assert steps == [], "it must be refused before the first step is reported"
+
+
+def test_nothing_accumulates_from_step_to_step() -> None:
+    alive: list[int] = []
+
+    def count(_: StepRecord) -> None:
+        gc.collect()
+        alive.append(sum(1 for each in gc.get_objects() if type(each) is Tensor))
+
+    prune(_net(), DATA, DATA, macs=0.4, steps=5, evidence=False, on_step=count)
+    assert max(alive[2:]) <= alive[2] + 2
