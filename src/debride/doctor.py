@@ -96,7 +96,7 @@ def _show_groups(grouping: Grouping, macs: Mapping[str, int]) -> None:
         table.add_row(escape(group.name), *cells)
     if len(rows) > SHOWN:
         table.add_row(f"and {len(rows) - SHOWN} more", "", "", "", "")
-    screens.console().print(table)
+    screens.show(table)
     reasons = Counter(left.reason for left in grouping.left_alone)
     for reason, count in reasons.most_common():
         screens.say("kept", f"{screens.plural(count, 'group')} left alone: {reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -20,7 +20,9 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(
+    iterable: Iterable[T], description: str, total: int | None = None
+) -> Generator[T, None, None]:
     """Yield from `iterable` while a bar shows how far it is and how long it will take.
 
     Silent where standard error is not a terminal (unless ``DEBRIDE_PROGRESS=1``).

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.file_proxy import FileProxy
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,9 +23,16 @@ if TYPE_CHECKING:
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
-def console() -> Console:
-    """Give a console on standard output, as wide as it is now."""
-    return Console(highlight=False)
+def show(renderable: RenderableType) -> None:
+    """Print on standard output; above the progress bar, if one is shown."""
+    console = Console(highlight=False)
+    if not (console.is_terminal and isinstance(sys.stdout, FileProxy)):
+        console.print(renderable)
+        return
+    # a console of its own would write into the bar: hand the lines to the bar's
+    with console.capture() as captured:
+        console.print(renderable)
+    sys.stdout.write(captured.get())
 
 
 def say(label: str, text: str) -> None:
@@ -32,7 +41,7 @@ def say(label: str, text: str) -> None:
     line.add_column(width=9, style="bold")
     line.add_column()
     line.add_row(label, escape(text))
-    console().print(line)
+    show(line)
 
 
 def warn(text: str) -> None:
@@ -124,24 +133,24 @@ def show_evidence(
     if both:
         table.add_column("", justify="right")
 
-    def row(label: str, before: Any, after: Any, show: Any, change: Any) -> None:
+    def row(label: str, before: Any, after: Any, unit: Any, change: Any) -> None:
         if after is None:
             return
-        cells = [show(after)]
+        cells = [unit(after)]
         if both:
             known = before is not None
             cells = [
-                show(before) if known else "",
-                show(after),
+                unit(before) if known else "",
+                unit(after),
                 change(before, after) if known else "",
             ]
         table.add_row(label, *cells)
 
     costs, speed = evidence.cost, evidence.speed
     for key, label in (("macs", "MACs per image"), ("params", "parameters"), ("bytes", "size")):
-        show = size if key == "bytes" else amount
+        unit = size if key == "bytes" else amount
         before = costs["original"]
-        row(label, before and before[key], costs["model"][key], show, _kept)  # type: ignore[literal-required]
+        row(label, before and before[key], costs["model"][key], unit, _kept)  # type: ignore[literal-required]
     for entry in speed["batches"] if speed is not None else ():
         row(
             f"latency, batch {entry['batch']}",
@@ -158,7 +167,7 @@ def show_evidence(
         label = {"roc_auc": "ROC AUC"}.get(key, key.replace("_", " "))
         first, second = evidence.performance["original"], evidence.performance["model"]
         row(f"{split} {label}", first and first[key], second[key], _score, _points)  # type: ignore[literal-required]
-    console().print(table)
+    show(table)
     if evidence.explanations is not None:
         likeness = evidence.explanations["spearman"]
         say(

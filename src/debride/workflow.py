@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -21,7 +22,9 @@ from debride.evidence import evaluate as measure_evidence
 from debride.files import write_atomic
 from debride.opening import Job, open_job
 from debride.planning.plan import Plan
+from debride.progress import track
 from debride.provenance import Stopwatch
+from debride.pruning import StepRecord
 from debride.pruning import prune as cut_in_steps
 from debride.recovery import recover
 from debride.relevance.rules import rule_set
@@ -124,7 +127,13 @@ def prune(settings: PruneSettings) -> None:
     screens.show_job(job)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
-    with watch.part("pruning"):
+    bar = track(range(settings.steps), "pruning")
+
+    def tell(record: StepRecord) -> None:
+        screens.show_step(record)
+        next(bar, None)
+
+    with watch.part("pruning"), contextlib.closing(bar):
         pruned = cut_in_steps(
             job.network.model,
             job.reference(settings.reference),
@@ -140,7 +149,7 @@ def prune(settings: PruneSettings) -> None:
             task=job.task,
             seed=settings.seed,
             evidence=False,  # measured on the test images, once, at the end
-            on_step=screens.show_step,
+            on_step=tell,
         )
     results = {"history": [dataclasses.asdict(record) for record in pruned.history]}
     _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, results)
