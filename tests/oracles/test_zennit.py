@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torchvision
+from tests.relevance.networks import randomise_norms
 
 from debride.relevance import RuleSet, attribute
 from debride.relevance.rules import Epsilon, Flat, ZPlus
-from tests.relevance.networks import randomise_norms
 
 zennit = pytest.importorskip("zennit", reason="the oracle zennit is in the extra 'oracles'")
 
@@ -21,6 +21,7 @@ COMPOSITES = {
     "epsilon_plus": (EpsilonPlus, None),
     "epsilon_plus_flat": (EpsilonPlusFlat, Flat()),
 }
+DEEP = ("resnet50", "vgg19")
 NETWORKS = {
     "resnet18": ResNetCanonizer,
     "vgg11_bn": VGGCanonizer,
@@ -32,7 +33,7 @@ NETWORKS = {
 @pytest.mark.parametrize("rules", COMPOSITES)
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "vgg11_bn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet50", "vgg19"))],
+    ["resnet18", "vgg11_bn", *(pytest.param(n, marks=pytest.mark.slow) for n in DEEP)],
 )  # fmt: skip
 def test_input_relevance_equals_zennits(name, rules):
     torch.manual_seed(0)
