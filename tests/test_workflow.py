@@ -1,0 +1,231 @@
+"""The whole way on toy images, command by command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import debride
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+def test_train_writes_a_folder_that_says_where_it_comes_from(base: Path) -> None:
+    run = json.loads((base / "run.json").read_text())
+    assert run["command"] == "train"
+    assert run["settings"]["epochs"] == 12
+    assert run["settings"]["lr"] == 0.02
+    assert run["versions"]["torch"] == torch.__version__
+    assert run["data"]["images"] == {"train": 90, "val": 45, "test": 30}
+    assert len(run["data"]["sha256"]) == 64
+    assert run["seconds"]["total"] >= run["seconds"]["training"] > 0
+    assert run["validation"]["model"] > 0.9
+    assert (base / "report.html").stat().st_size > 1000
+
+
+def test_prune_keeps_the_budget_and_reports_the_test_split(base: Path, half: Path) -> None:
+    run = json.loads((half / "run.json").read_text())
+    evidence = json.loads((half / "evidence.json").read_text())
+    cost = evidence["cost"]
+    # eight and sixteen channels are coarse: one of them is six percent
+    assert cost["model"]["macs"] <= 0.51 * cost["original"]["macs"]
+    assert evidence["split"] == "test"
+    assert evidence["images"] == 30
+    assert run["history"][0]["step"] == 0
+    assert run["validation"]["model"] > 0.6
+    assert evidence["explanations"]["images"] == 3
+    smaller = debride.load(half, trust=True)
+    convs = [module for module in smaller.modules() if isinstance(module, nn.Conv2d)]
+    assert convs[0].out_channels < 8 or convs[1].out_channels < 16
+
+
+def test_pruning_again_starts_from_the_whole_network(half: Path, say: Say) -> None:
+    line = "prune --data toy.npz --model half --trust --out quarter"
+    code, _, err = say(line)
+    assert code == 2
+    assert "already pruned" in err
+
+
+def test_apply_gives_the_same_network_as_prune(half: Path, say: Say) -> None:
+    line = (
+        "apply --plan half/plan.json --data toy.npz --model base --trust --out again "
+        "--recovery none --no-speed --explain 0"
+    )
+    code, out, err = say(line)
+    assert code == 0, err
+    assert "MACs per image" in out
+    first, second = (debride.load(f, trust=True).state_dict() for f in (half, Path("again")))
+    assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+    assert torch.equal(first["8.bias"], second["8.bias"])
+
+
+def test_evaluate_beside_the_original(half: Path, say: Say) -> None:
+    line = (
+        "evaluate --data toy.npz --model half --original base --trust --split val --no-speed "
+        "--explain 2 --out measured"
+    )
+    code, out, err = say(line)
+    assert code == 0, err
+    assert "validation balanced accuracy" in out
+    assert "kept" in out
+    evidence = json.loads(Path("measured/evidence.json").read_text())
+    assert (evidence["split"], evidence["images"]) == ("val", 45)
+
+
+def test_explain_draws_one_png_per_image(half: Path, say: Say) -> None:
+    code, _, err = say("explain --data toy.npz --model half --trust --limit 4 --out maps")
+    assert code == 0, err
+    files = sorted(Path("maps").iterdir())
+    assert [file.name for file in files] == ["001.png", "002.png", "003.png", "004.png"]
+    pixels = np.asarray(Image.open(files[0]).convert("RGB")).astype(int)
+    assert pixels.shape[1] > 2 * pixels.shape[0] - 200
+    assert (abs(pixels[..., 0] - pixels[..., 2]) > 60).any()  # colour, not only grey
+    code, _, err = say("explain --images maps --model half --trust --limit 2 --out more")
+    assert code == 0, err
+    assert len(list(Path("more").iterdir())) == 2
+
+
+def test_report_is_written_anew_from_the_folder(half: Path, say: Say) -> None:
+    before = (half / "report.html").read_text()
+    (half / "report.html").unlink()
+    assert say("report", "--run", "half")[0] == 0
+    assert (half / "report.html").read_text() == before
+    code, _, err = say("report", "--run", "half", "--show-names", "--out", "named.html")
+    assert code == 0, err
+    assert Path("named.html").read_text() != before
+
+
+def test_doctor_says_what_can_be_cut_and_explained(base: Path, say: Say) -> None:
+    code, out, err = say("doctor --data toy.npz --model tinynet:make")
+    assert code == 0, err
+    assert "2 groups of coupled units, 24 units; 100% of the MACs" in out
+    assert "yes, with the rules 'epsilon'" in out
+    assert "to prune in 8 steps" in out
+
+
+def test_doctor_names_operators_without_a_rule(place: Path, say: Say) -> None:
+    Path("oddnet.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Odd(nn.Module):\n"
+        "    def __init__(self, outputs):\n"
+        "        super().__init__()\n"
+        "        self.a = nn.Conv2d(1, 4, 3)\n"
+        "        self.b = nn.Linear(4, outputs)\n"
+        "    def forward(self, x):\n"
+        "        return self.b(torch.erfinv(self.a(x).tanh() / 2).mean((2, 3)))\n"
+    )
+    code, out, err = say("doctor --data toy.npz --model oddnet:Odd")
+    assert code == 0, err
+    assert "no rule for erfinv" in out
+
+
+@pytest.mark.slow
+def test_demo_in_its_own_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "debride.cli", "demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "runs/demo/half/run.json").read_text())
+    cost = json.loads((tmp_path / "runs/demo/half/evidence.json").read_text())["cost"]
+    assert cost["model"]["macs"] <= 0.5 * cost["original"]["macs"]
+    assert run["validation"]["original"] > 0.8
+    assert run["validation"]["model"] >= run["validation"]["original"] - 0.01
+    assert "runs/demo/half/report.html" in done.stdout
+
+
+# -- other tasks ------------------------------------------------------------------------------
+
+DICT_NETWORK = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_chans, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        features = self.body(x)
+        return {"features": features, "logits": self.head(features)}
+"""
+
+
+def test_single_logit_checkpoint_in_wrappers_and_a_dict_as_output(place: Path, say: Say) -> None:
+    """A hospital's checkpoint: one sigmoid logit, DataParallel's prefix, its own preparation."""
+    Path("dictnet.py").write_text(DICT_NETWORK)
+    scope: dict[str, type[nn.Module]] = {}
+    exec(DICT_NETWORK, scope)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 120), ("val", 60), ("test", 40)):
+        labels = np.arange(count) % 2
+        images = rng.normal(80, 15, (count, 16, 16))
+        images[labels == 1, ::2] += 80
+        arrays[f"{split}_images"] = images.clip(0, 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels[:, None]
+    np.savez("two.npz", **arrays)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = scope["Net"](1, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    x = (torch.tensor(arrays["train_images"]).float()[:, None] / 255 - 0.4) / 0.3
+    y = torch.tensor(arrays["train_labels"]).float()
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(model(x)["logits"], y).backward()
+        optimizer.step()
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, "hospital.pt")
+
+    line = "prune --data two.npz --model dictnet:Net --weights hospital.pt --mean 0.4 --std 0.3"
+    work = "--steps 2 --reference 5 --no-speed --explain 2 --out two"
+    code, out, err = say(f"{line} {work}")
+    assert code == 0, err
+    assert "original   balanced accuracy 1.000" in out
+    found = json.loads(Path("two/model.json").read_text())
+    assert found["task"] == "binary"
+    assert found["preprocessing"]["mean"] == [0.4]
+    assert json.loads(Path("two/run.json").read_text())["validation"]["model"] > 0.9
+    code, _, err = say(f"{line} {work} --classes 1,0 --overwrite")
+    assert code == 2
+    assert "with --classes 0,1 it would be clearly better" in err
+
+
+def test_labels_that_hold_together(place: Path, say: Say) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 96), ("val", 48), ("test", 48)):
+        labels = rng.integers(0, 2, (count, 3))
+        images = rng.normal(60, 10, (count, 16, 16))
+        images[labels[:, 0] == 1] += 40
+        images[labels[:, 1] == 1, ::2] += 50
+        images[labels[:, 2] == 1, :, ::2] += 50
+        arrays[f"{split}_images"] = images.clip(0, 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels
+    np.savez("three.npz", **arrays)
+    line = "train --data three.npz --model tinynet:make --epochs 8 --lr 0.02 --batch-size 16"
+    code, out, err = say(f"{line} --no-speed --explain 0 --out three")
+    assert code == 0, err
+    assert "validation ROC AUC" in out
+    line = "prune --data three.npz --model three --trust --steps 2 --ratio 0.5 --no-speed"
+    code, out, err = say(f"{line} --explain 2 --out fewer")
+    assert code == 0, err
+    assert json.loads(Path("fewer/run.json").read_text())["validation"]["model"] > 0.8
+    assert json.loads(Path("fewer/model.json").read_text())["task"] == "multilabel"
