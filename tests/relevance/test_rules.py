@@ -65,8 +65,9 @@ layers = st.fixed_dictionaries(
 def make(case):
     torch.manual_seed(case["seed"])
     kind = "ConvTranspose" if case["transposed"] else "Conv"
+    padding = min(case["padding"], case["kernel"] // 2)
     layer = getattr(nn, f"{kind}{case['spatial']}d")(
-        2, 4, case["kernel"], stride=case["stride"], padding=min(case["padding"], case["kernel"] // 2),
+        2, 4, case["kernel"], stride=case["stride"], padding=padding,
         groups=case["groups"], dilation=case["dilation"], bias=case["bias"],
     ).double()  # fmt: skip
     size = {1: 7, 2: 5, 3: 5}[case["spatial"]]

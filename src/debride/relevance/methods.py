@@ -192,6 +192,10 @@ def trace(
                 "the explained output does not depend on the images as autograd sees it: the "
                 "network detaches, or runs in a compiled or scripted part"
             )
+        if method != "gradient":
+            unknown.update(_unseen(model, explained))
+            if unknown and strict:
+                raise DebrideError(f"the pass cannot see into {', '.join(sorted(unknown))}")
         constants = [constant for _, constant in ledger.leaves]
         gradients = torch.autograd.grad(
             explained.sum(), [leaf, *constants], allow_unused=True, materialize_grads=False
@@ -202,6 +206,27 @@ def trace(
     if ledger.input_relevance is not None:
         relevance = relevance + ledger.input_relevance.view_as(relevance)
     return _account(relevance, explained.detach(), ledger, unknown)
+
+
+def _unseen(model: nn.Module, explained: Tensor) -> dict[str, list[str]]:
+    """Name the parts whose torch calls a function mode does not see; their gradient is used."""
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            found.setdefault("scripted module", []).append(name)
+        elif isinstance(module, torch._dynamo.OptimizedModule):
+            found.setdefault("compiled module", []).append(name)
+    seen, queue = set(), [explained.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        queue += [following for following, _ in node.next_functions]
+        owner = getattr(node, "_forward_cls", None)
+        if owner is not None and not owner.__module__.startswith("debride."):
+            found.setdefault(f"autograd.Function {owner.__name__}", [])
+    return found
 
 
 def _account(
