@@ -125,7 +125,7 @@ def prune(
     ratio : float, optional
         Fraction of the units to remove.
     steps : int
-        Equal cuts on the way to the budget.
+        Cuts on the way to the budget, each of the same part of what is left.
     ranking : str
         ``"global"`` or ``"layer"``.
     normalise : str, optional
@@ -188,7 +188,7 @@ def prune(
             current, reference, criterion=criterion, rules=rules, groups=groups, seed=seed + step,
             device=place,
         )  # fmt: skip
-        target = 1 - (1 - kept) * step / steps
+        target = kept ** (step / steps)  # every step takes the same part of what is left
         cut = cut_to_budget(
             groups, scores.values, cost, target, ranking=ranking, normalise=normalise, floor=floor,
             tolerance=TOLERANCE if step == steps else 1.0,  # on the way, near is good enough

@@ -32,6 +32,10 @@ def _doubles(*values: float) -> Tensor:
     [
         ("share", [0.1, 0.4, 0.2, 0.3]),
         ("share_width", [0.4, 1.6, 0.8, 1.2]),
+        (
+            "share_width_rank",
+            [0.4 * 0.125**0.5, 1.6 * 0.875**0.5, 0.8 * 0.375**0.5, 1.2 * 0.625**0.5],
+        ),
         ("rank", [0.125, 0.875, 0.375, 0.625]),
     ],
 )
@@ -77,6 +81,6 @@ def test_two_groups_may_share_a_producer() -> None:
 
 
 def test_an_unknown_normalisation_is_named() -> None:
-    assert normalisation_names() == ("rank", "share", "share_width")
+    assert normalisation_names() == ("rank", "share", "share_width", "share_width_rank")
     with pytest.raises(DebrideError, match="no normalisation 'shares': did you mean 'share'"):
         importances([], {}, "shares")

@@ -21,7 +21,7 @@ from debride.planning.ranking import check_normalisation, importances
 TOLERANCE = 0.01
 """A budget is met when the cost is within this fraction of the original total."""
 
-RANKINGS = {"global": "share_width", "layer": "rank"}
+RANKINGS = {"global": "share_width_rank", "layer": "rank"}
 """Which normalisation each scope of ranking uses unless one is named."""
 
 

@@ -43,6 +43,16 @@ def share_width(values: Tensor) -> Tensor:
     return values * len(values)
 
 
+@register_normalisation("share_width_rank")
+def share_width_rank(values: Tensor) -> Tensor:
+    """Temper `share_width` by the root of the place within the layer.
+
+    Where a few units hold most of a layer's relevance, all others look worthless to `share_width`
+    and the layer is cut too thin; their order among themselves still tells them apart.
+    """
+    return share_width(values) * rank(values).sqrt()
+
+
 @register_normalisation("rank")
 def rank(values: Tensor) -> Tensor:
     """Give each unit's place within its layer, from 0 to 1: every layer is cut alike."""
@@ -73,7 +83,7 @@ def importances(
     scores : mapping of str to Tensor
         For each producing layer, (width,) scores of the positions that it kept so far.
     normalise : str
-        ``"share_width"``, ``"share"`` or ``"rank"``.
+        ``"share_width_rank"``, ``"share_width"``, ``"share"`` or ``"rank"``.
     """
     check_normalisation(normalise)
     removed = _removed(groups)
