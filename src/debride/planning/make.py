@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from debride.planning.ranking import check_normalisation, importances
 
 TOLERANCE = 0.01
 """A budget is met when the cost is within this fraction of the original total."""
+
+MOST_EXCHANGED = 24
+"""Networks of more groups have units fine enough; trying all their pairs would take long."""
 
 RANKINGS = {"global": "share_width_rank", "layer": "rank"}
 """Which normalisation each scope of ranking uses unless one is named."""
@@ -215,12 +219,40 @@ def _take(
         if cost_of([*best, int(position)]) >= target - TOLERANCE * total / 4:
             best.append(int(position))
     best = min([int(p) for p in queue[:low]], best, key=lambda taken: abs(cost_of(taken) - target))
+    if abs(cost_of(best) - target) > TOLERANCE * total:
+        best = _exchange(best, queue, columns, cost_of, target)
     nearest = cost_of(best)
     if abs(nearest - target) > tolerance * total:
         raise DebrideError(
             f"the budget of {target / total:.3f} cannot be met within {tolerance}: units are "
             f"coarse, the nearest is {nearest / total:.3f}"
         )
+    return best
+
+
+def _exchange(
+    taken: list[int],
+    queue: np.ndarray[Any, Any],
+    columns: np.ndarray[Any, Any],
+    cost_of: Callable[[Sequence[int]], float],
+    target: float,
+) -> list[int]:
+    """Give and take a few units between two groups where one unit more or less is too coarse."""
+    groups = {int(c): [int(p) for p in queue if columns[p] == c] for c in np.unique(columns)}
+    if len(groups) > MOST_EXCHANGED:
+        return taken
+    counts = {c: sum(int(columns[p]) == c for p in taken) for c in groups}
+    best, gap = taken, abs(cost_of(taken) - target)
+    for one, other in itertools.combinations_with_replacement(groups, 2):
+        for more, less in itertools.product(range(-3, 4), repeat=2):
+            changed = dict(counts)
+            changed[one] += more
+            changed[other] += less
+            if any(not 0 <= changed[c] <= len(groups[c]) for c in (one, other)):
+                continue
+            candidate = [p for c, count in changed.items() for p in groups[c][:count]]
+            if abs(cost_of(candidate) - target) < gap:
+                best, gap = candidate, abs(cost_of(candidate) - target)
     return best
 
 
