@@ -229,3 +229,50 @@ def test_labels_that_hold_together(place: Path, say: Say) -> None:
     assert code == 0, err
     assert json.loads(Path("fewer/run.json").read_text())["validation"]["model"] > 0.8
     assert json.loads(Path("fewer/model.json").read_text())["task"] == "multilabel"
+
+
+ONE_LOGIT = """
+from torch import nn
+
+def make(channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 48, 3, padding=1, stride=2), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 1),
+    )
+"""
+
+
+def test_own_network_with_a_single_logit_is_trained_and_cut(place: Path, say: Say) -> None:
+    (place / "onelogit.py").write_text(ONE_LOGIT)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 60), ("val", 40), ("test", 40)):
+        labels = np.arange(count) % 2
+        images = rng.normal(80, 10, (count, 16, 16)) + 60 * labels[:, None, None]
+        arrays[f"{split}_images"] = images.clip(0, 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels[:, None]
+    np.savez(place / "two.npz", **arrays)
+    line = "train --data two.npz --model onelogit:make --epochs 8 --lr 0.02 --batch-size 16"
+    assert say(f"{line} --out one --no-speed --explain 0")[0] == 0
+    assert json.loads((place / "one" / "model.json").read_text())["task"] == "binary"
+    line = "prune --data two.npz --model one --trust --out onehalf --steps 2 --reference 5"
+    code, _, err = say(f"{line} --no-speed --explain 2")
+    assert (code, err) == (0, "")
+    run = json.loads((place / "onehalf" / "run.json").read_text())
+    assert run["validation"]["original"] > 0.9
+
+
+def test_an_image_size_that_the_network_does_not_take_is_one_sentence(say: Say) -> None:
+    line = "train --data phantom:60 --model torchvision:vgg11 --image-size 8 --out small"
+    code, _, err = say(line)
+    assert code == 2
+    assert "torchvision:vgg11 does not run on images of 8×8 pixels" in " ".join(err.split())
+
+
+def test_originals_that_see_other_images_are_not_compared(base: Path, say: Say) -> None:
+    line = "train --data toy.npz --model tinynet:make --epochs 1 --mean 0.1 --std 0.9"
+    assert say(f"{line} --out other --no-speed --explain 0")[0] == 0
+    code, _, err = say("evaluate --data toy.npz --model base --original other --trust")
+    assert code == 2
+    assert "prepared in another way" in " ".join(err.split())

@@ -73,6 +73,11 @@ def check(
             if labels is None:
                 raise DebrideError(f"the {split} images have no labels: nothing can be measured")
             outputs = logits(model(images.to(device))).float().cpu()
+            if not bool(torch.isfinite(outputs).all()):
+                raise DebrideError(
+                    "the network gives outputs that are not finite: check its weights, and "
+                    "--mean and --std"
+                )
             probable.append(probabilities(outputs, task).double().numpy())
             truth.append(labels.cpu().numpy().astype(np.int64))
     if not truth:

@@ -206,7 +206,8 @@ def _fail(message: str, code: int, label: str = "[bold red]error:[/bold red]") -
 
 
 def _unforeseen(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said:
         return "not enough memory: give a smaller --batch-size or --image-size"
     if isinstance(error, OSError) and error.strerror:
         name = f" '{error.filename}'" if error.filename else ""

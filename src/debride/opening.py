@@ -19,8 +19,9 @@ from debride.data.preprocessing import Preprocessing, measure_normalisation
 from debride.errors import DebrideError
 from debride.evidence.evidence import Task
 from debride.models.checkpoints import infer_fit, load_state, read_state
-from debride.models.outputs import task_of
+from debride.models.outputs import logits, task_of
 from debride.models.spec import ModelSpec, build
+from debride.models.state import undisturbed
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -198,6 +199,7 @@ def open_network(
     model = build(spec, device="cpu", trust=True)
     if state is not None:
         load_state(model, state, where=f"'{settings.weights}'")
+    spec = spec.model_copy(update={"outputs": _outputs_of(model, spec)})
     mean, std, how = _normalisation(settings, spec.channels)
     preprocessing = Preprocessing(
         spatial=spatial,
@@ -209,6 +211,29 @@ def open_network(
     )
     weights = "random weights" if state is None else f"weights of {settings.weights}"
     return Network(model.to(device), spec, preprocessing, how, weights, device)
+
+
+def _outputs_of(model: nn.Module, spec: ModelSpec) -> int:
+    """Run one blank image through a network and count the logits that come out.
+
+    Raises
+    ------
+    DebrideError
+        Where the network does not run on images of that size.
+    """
+    blank = torch.zeros(1, spec.channels, *spec.spatial)
+    with undisturbed(model), torch.no_grad():
+        model.eval()
+        try:
+            output = model(blank)
+        except Exception as error:  # whatever a stranger's network raises
+            size = "×".join(str(length) for length in spec.spatial)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DebrideError(
+                f"{spec.source} does not run on images of {size} pixels and {spec.channels} "
+                f"channels ({reason}): give another --image-size or --channels"
+            ) from error
+        return int(logits(output).shape[1])
 
 
 def _seen_size(settings: NetworkSettings, stored: tuple[int, ...]) -> tuple[int, ...]:

@@ -249,6 +249,8 @@ def _validate(
     if not scores:
         raise DebrideError("the validation data are empty: give at least one image")
     joined, labels = torch.cat(scores), torch.cat(truth)
+    if not bool(torch.isfinite(joined).all()):
+        raise DebrideError("the network gives outputs that are not finite: check its weights")
     if task is None:
         task = "multilabel" if labels.ndim == 2 and labels.shape[1] > 1 else "multiclass"
         task = "binary" if joined.shape[1] == 1 else task

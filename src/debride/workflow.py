@@ -204,6 +204,11 @@ def _finish(
     smaller = dataclasses.replace(job, network=dataclasses.replace(job.network, model=model))
     _write(settings.out, smaller, run, evidence, plan, names)
     screens.show_evidence(evidence, validation=validation, metric=_metric(job))
+    if before.passed and not after.passed:
+        screens.warn(
+            f"the smaller network is no better than chance on the validation images "
+            f"({after.score:.3f}): keep more (--macs), or cut in more --steps"
+        )
     _done(settings.out / "report.html")
     screens.say("use it", f"python {settings.out / 'predict.py'} IMAGE")
 
@@ -227,6 +232,11 @@ def evaluate(settings: EvaluateSettings) -> None:
                 f"'{settings.original}' decides between {', '.join(other.classes)}, "
                 f"'{settings.model}' between {', '.join(job.source.classes)}: "
                 "compare networks of the same classes"
+            )
+        if other.preprocessing != job.network.preprocessing:
+            raise DebrideError(
+                f"'{settings.original}' wants its images prepared in another way than "
+                f"'{settings.model}': compare networks that see the same images"
             )
         original = other.model
     with watch.part("evidence"):
