@@ -10,6 +10,7 @@ MODEL = "timm:test_resnet"
 EPOCHS = 10
 RATE = 3e-3
 MACS = 0.49
+STEPS = 12
 
 
 def run(settings: DemoSettings) -> None:
@@ -20,5 +21,5 @@ def run(settings: DemoSettings) -> None:
     training = {**common, "model": MODEL, "epochs": EPOCHS, "lr": RATE, "out": base, "explain": 0}
     workflow.train(TrainSettings.resolve({**training, "speed": False}))
     screens.say("2 of 2", f"keep {MACS:.0%} of its multiply-accumulates")
-    cutting = {**common, "model": str(base), "macs": MACS, "out": half}
+    cutting = {**common, "model": str(base), "macs": MACS, "steps": STEPS, "out": half}
     workflow.prune(PruneSettings.resolve(cutting))
