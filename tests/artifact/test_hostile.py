@@ -192,7 +192,7 @@ def spec(**fields: Any) -> Callable[[dict[str, Any]], Any]:
         (spec(source="os:system"), "would run code of the package 'os'"),
         (spec(source="../../evil:net"), "would run code of the package '../../evil'"),
         (spec(source="timm:../../evil"), "timm has no network '../../evil'"),
-        (spec(source="timm:local-dir:/tmp/evil"), "timm has no network"),
+        (spec(source="timm:local-dir:evil"), "timm has no network"),
         (spec(outputs=10**12), "damaged at 'spec.outputs'"),
         (spec(outputs=-1), "damaged at 'spec.outputs'"),
         (spec(outputs=3), "the plan was made for another architecture"),

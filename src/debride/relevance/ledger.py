@@ -36,6 +36,11 @@ class Ledger:
         """Enter what a constant absorbed."""
         self.constants[where] = self.constants.get(where, 0) + amount.detach()
 
+    def absorb_along(self, where: str, c: Tensor, constant: Tensor, dim: int) -> None:
+        """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
+        others = [d for d in range(c.ndim) if d != dim % c.ndim]
+        self.absorb(where, ((c.sum(others) if others else c) * constant).sum())
+
     def lose(self, where: str, amount: Tensor) -> None:
         """Enter what a rule did not pass on."""
         self.lost[where] = self.lost.get(where, 0) + amount.detach()
@@ -59,11 +64,9 @@ class Ledger:
 
         def enter(c: Tensor) -> None:
             if isinstance(constant, Tensor):
-                others = [d for d in range(c.ndim) if d != dim % c.ndim]
-                amount = (c.sum(others) if others else c).mul(constant).sum()
+                self.absorb_along(where, c, constant, dim)
             else:
-                amount = c.sum() * constant
-            self.absorb(where, amount)
+                self.absorb(where, c.sum() * constant)
 
         on_relevance(output, enter)
 

@@ -18,8 +18,6 @@ from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.rules import RuleSet, rule_set
 
 Target = Tensor | Sequence[int] | int | Callable[[Any], Tensor] | None
-Reduce = Callable[[Tensor, Tensor], Tensor]
-"""Takes a tapped activation and its c; returns what is kept of them."""
 
 
 @dataclass(frozen=True)

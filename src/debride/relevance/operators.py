@@ -152,7 +152,7 @@ def product(relevance: RelevancePass, call: Call) -> Any:
     return halved(result) if len(factors) > 1 else result
 
 
-@register_operator("mul", "hadamard")
+@register_operator("mul")
 def multiply(relevance: RelevancePass, call: Call) -> Any:
     """Element-wise products: by a constant passes; gate × signal goes to the signal."""
     a, b = call.args[0], call.argument(1, "other")

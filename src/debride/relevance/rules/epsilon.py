@@ -66,7 +66,5 @@ class _EpsilonFunction(torch.autograd.Function):
         s = c * (y.abs() / (y.abs() + ctx.epsilon))
         ctx.ledger.lose(ctx.where, (y * (c - s)).sum())
         if operator.bias is not None:
-            dim = operator.channel_dim % s.ndim
-            share = s.sum([d for d in range(s.ndim) if d != dim]) * operator.bias
-            ctx.ledger.absorb(ctx.where, share.sum())
+            ctx.ledger.absorb_along(ctx.where, s, operator.bias, operator.channel_dim)
         return operator.adjoint(s, x), None, None, None, None, None

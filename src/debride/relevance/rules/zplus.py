@@ -74,9 +74,7 @@ class _ZPlusFunction(torch.autograd.Function):
         relevance = y * c
         s = relevance / (z + rule.epsilon)
         if bias is not None:
-            dim = operator.channel_dim % s.ndim
-            share = (s.sum([d for d in range(s.ndim) if d != dim]) * bias).sum()
-            ctx.ledger.absorb(ctx.where, share)
+            ctx.ledger.absorb_along(ctx.where, s, bias, operator.channel_dim)
         ctx.ledger.lose(ctx.where, relevance.sum() - (s * z).sum())
         back = operator.adjoint(s, x, positive)
         if signed:
