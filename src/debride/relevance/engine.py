@@ -134,15 +134,19 @@ class RelevancePass(TorchFunctionMode):
         if call.name in _RENAMED:
             call = Call(*_RENAMED[call.name], call.args, call.kwargs)
         changed = self._out_of_place(call)
-        handler = _OPERATORS.get(call.name)
-        if handler is not None:
-            result = handler(self, call)
-        else:
-            result = call()
-            if _active((result,)):
-                self._report(call.name)
+        result = self.apply(call)
         if changed is not None and result is not changed:
             self._replace(changed, result)
+        return result
+
+    def apply(self, call: Call) -> Any:
+        """Make an out-of-place call with the backward of its rule."""
+        handler = _OPERATORS.get(call.name)
+        if handler is not None:
+            return handler(self, call)
+        result = call()
+        if _active((result,)):
+            self._report(call.name)
         return result
 
     def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -263,6 +267,22 @@ class RelevancePass(TorchFunctionMode):
         places = self.unknown.setdefault(name, [])
         if where not in places:
             places.append(where)
+
+
+class GradientPass(RelevancePass):
+    """Autograd's own backward for every call, with in-place calls made out of place.
+
+    What gradient methods read at a tap is then what the module gave, not what a later in-place
+    call made of it.
+    """
+
+    def apply(self, call: Call) -> Any:
+        """Make the call as it stands; `setitem` writes into a copy."""
+        if call.name == "setitem":
+            result = call.args[0].clone()
+            result[call.args[1]] = call.args[2]
+            return result
+        return call()
 
 
 def _active(values: Iterable[Any]) -> bool:
