@@ -70,6 +70,11 @@ class Ledger:
 
         on_relevance(output, enter)
 
+    def reach_input(self, relevance: Tensor) -> None:
+        """Enter relevance of the input itself."""
+        before = self.input_relevance
+        self.input_relevance = relevance if before is None else before + relevance
+
     def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
         """Enter the shares of the stand-ins from their c, in the order they were made."""
         for (where, leaf), c in zip(self.leaves, gradients, strict=True):
@@ -78,3 +83,35 @@ class Ledger:
                 # A mask of −inf receives exactly no relevance: 0 · inf is 0 here.
                 finite = torch.where(torch.isfinite(leaf), share, torch.zeros_like(share))
                 self.absorb(where, finite.sum())
+
+
+@dataclass
+class Account:
+    """The ledger as one operator sees it, under the name of the module that it stands in.
+
+    Attributes
+    ----------
+    ledger : Ledger
+    where : str
+    after : str or None
+        The activation function that reads the operator's output, where there is one.
+    """
+
+    ledger: Ledger
+    where: str
+    after: str | None = None
+
+    def lose(self, amount: Tensor) -> None:
+        """Enter what the rule did not pass on."""
+        self.ledger.lose(self.where, amount)
+
+    def absorb_along(self, c: Tensor, constant: Tensor, dim: int) -> None:
+        """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
+        self.ledger.absorb_along(self.where, c, constant, dim)
+
+    def settle(self, s: Tensor, bias: Tensor | None, epsilon: float, dim: int) -> None:
+        """Enter for s = R / (z + ε) what the bias in z absorbs, and what ε keeps: ε Σ s."""
+        sums = s.sum([d for d in range(s.ndim) if d != dim % s.ndim])
+        self.ledger.lose(self.where, sums.sum() * epsilon)
+        if bias is not None:
+            self.ledger.absorb(self.where, (sums * bias).sum())

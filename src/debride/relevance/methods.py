@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from debride.errors import DebrideError
 from debride.models.outputs import logits
 from debride.models.state import undisturbed
-from debride.relevance.engine import RelevancePass
+from debride.relevance.engine import RelevancePass, count_layers
 from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.rules import RuleSet, rule_set
 
@@ -177,7 +177,9 @@ def trace(
                 ledger, unknown = Ledger(), {}
                 output = model(leaf)
             else:
-                relevance_pass = RelevancePass(rule_set(rules), model, strict=strict)
+                chosen = rule_set(rules)
+                layers = count_layers(model, images) if chosen.depths else 1
+                relevance_pass = RelevancePass(chosen, model, strict=strict, layers=layers)
                 ledger, unknown = relevance_pass.ledger, relevance_pass.unknown
                 with relevance_pass:
                     output = model(leaf)
