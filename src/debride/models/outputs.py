@@ -32,7 +32,7 @@ def logits(output: Any) -> Tensor:
     >>> logits(torch.zeros(4)).shape
     torch.Size([4, 1])
     """
-    found = _first_tensor(output)
+    found = first_tensor(output)
     if found is None:
         raise DebrideError(
             f"the network returns {type(output).__name__} without a tensor of logits: "
@@ -50,7 +50,8 @@ def logits(output: Any) -> Tensor:
     return found
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the tensor that an output is, or holds under a name for logits or first of all."""
     if isinstance(output, Tensor):
         return output
     for name in _NAMES:
@@ -60,7 +61,7 @@ def _first_tensor(output: Any) -> Tensor | None:
     values = output.values() if isinstance(output, Mapping) else output
     if isinstance(output, Mapping | tuple | list):
         for value in values:
-            found = _first_tensor(value)
+            found = first_tensor(value)
             if found is not None:
                 return found
     return None

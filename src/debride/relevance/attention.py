@@ -11,7 +11,7 @@ from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
 from debride.relevance.identity import passed
-from debride.relevance.ledger import Account, Ledger
+from debride.relevance.ledger import Account
 
 
 class _Softmax(torch.autograd.Function):
@@ -21,10 +21,10 @@ class _Softmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, ledger: Ledger) -> Tensor:
+    def forward(ctx: Any, x: Tensor, dim: int, account: Account) -> Tensor:
         p = torch.softmax(x, dim)
         ctx.save_for_backward(x, p)
-        ctx.dim, ctx.ledger = dim, ledger
+        ctx.dim, ctx.account = dim, account
         return p
 
     @staticmethod
@@ -33,7 +33,7 @@ class _Softmax(torch.autograd.Function):
         back = torch._softmax_backward_data(c, p, ctx.dim, x.dtype)
         # Where p is 0 so is its relevance, also for a masked score of −inf.
         shown = torch.where(p == 0, torch.zeros_like(x), x)
-        ctx.ledger.remain((p * c).sum() - (shown * back).sum())
+        ctx.account.remain((p * c).sum() - (shown * back).sum())
         return back, None, None
 
 
@@ -46,11 +46,11 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
         x = x.to(dtype)
     dim = -1 if dim is None else dim
     relevance.activated(x, "softmax")
+    account = Account(relevance.ledger, relevance.where())
     if relevance.rules.attention in ("pass", "collapse"):
-        account = Account(relevance.ledger, relevance.where())
         p = passed(x, lambda: torch.softmax(x.detach(), dim), account)
     else:
-        p = _Softmax.apply(x, dim, relevance.ledger)
+        p = _Softmax.apply(x, dim, account)
     return relevance.mark_gate(p, "softmax")
 
 
