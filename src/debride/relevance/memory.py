@@ -88,8 +88,8 @@ def plan_batches(
     --------
     >>> conv = nn.Conv2d(1, 1, 1)
     >>> images = torch.zeros(4, 1, 8, 8)
-    >>> plan_batches(conv, images, memory=1e-7, through=contextlib.nullcontext())
-    Batches(count=4, images=1, steps=1)
+    >>> plan_batches(conv, images, memory=1e-6, through=contextlib.nullcontext())
+    Batches(count=4, images=2, steps=1)
     """
     if memory is not None and not memory > 0:
         raise DebrideError(f"memory is {memory} GiB: give a number above 0")

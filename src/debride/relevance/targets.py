@@ -93,7 +93,7 @@ class Goal:
 
     def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
         values = function(output)
-        if values.numel() != self.count or values.ndim > 1:
+        if values.numel() != self.count:
             raise DebrideError(
                 f"the target function returned shape {tuple(values.shape)} for {self.count} "
                 "images: return one value for each image, (B,)"

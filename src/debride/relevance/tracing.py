@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
 from debride.errors import DebrideError
 from debride.models.outputs import first_tensor
@@ -145,7 +146,7 @@ def forward(
     """Run the network inside a pass; return the leaf that it read, and its output."""
     leaf = images.clone() if images.is_inference() else images.detach()
     leaf = leaf.requires_grad_()
-    with listening(model, taps, visit), through:
+    with _checkpointing_named(), listening(model, taps, visit), through:
         return leaf, model(leaf)
 
 
@@ -156,18 +157,27 @@ def backward(explained: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None
             "the explained output does not depend on the images as autograd sees it: the network "
             "detaches, or runs in a compiled or scripted part; method='occlusion' needs no gradient"
         )
-    try:
+    with _checkpointing_named():
         return torch.autograd.grad(
             explained.sum(), leaves, allow_unused=True, materialize_grads=False
         )
-    except (CheckpointError, RuntimeError) as error:
-        if isinstance(error, CheckpointError) or "checkpoint" in str(error):
-            raise DebrideError(
-                "the network uses activation checkpointing, which runs parts of it a second time "
-                "where they cannot be followed: turn it off, e.g. "
-                "model.set_grad_checkpointing(False)"
-            ) from error
-        raise
+
+
+@contextlib.contextmanager
+def _checkpointing_named() -> Iterator[None]:
+    """Say in words when an error comes out of activation checkpointing."""
+    try:
+        yield
+    except RuntimeError as error:  # CheckpointError is one
+        frames = traceback.extract_tb(error.__traceback__)
+        if "checkpoint" not in str(error) and not any(
+            frame.filename == torch.utils.checkpoint.__file__ for frame in frames
+        ):
+            raise
+        raise DebrideError(
+            "the network uses activation checkpointing, which runs parts of it a second time where "
+            "they cannot be followed: turn it off, e.g. model.set_grad_checkpointing(False)"
+        ) from error
 
 
 def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
