@@ -2,13 +2,17 @@
 
 from debride.relevance import (  # noqa: F401  (they register themselves)
     attention,
+    backtrace,
     cam,
     gradients,
     integrated,
     norms,
     occlusion,
     operators,
+    pooling,
+    sums,
 )
+from debride.relevance.audit import Audit, audit
 from debride.relevance.engine import GradientPass, RelevancePass, register_operator
 from debride.relevance.methods import Request, attribute, method_names, register_method
 from debride.relevance.result import Relevance
@@ -16,6 +20,7 @@ from debride.relevance.rules import RuleSet, register_rules, rule_set, rule_set_
 from debride.relevance.targets import Region
 
 __all__ = [
+    "Audit",
     "GradientPass",
     "Region",
     "Relevance",
@@ -23,6 +28,7 @@ __all__ = [
     "Request",
     "RuleSet",
     "attribute",
+    "audit",
     "method_names",
     "register_method",
     "register_operator",

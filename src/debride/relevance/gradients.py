@@ -43,7 +43,8 @@ def _one_pass(request: Request, rules: str | RuleSet | None, memory: float | Non
         sums = Sums()
         found = trace(
             model, images[which], part_of(target, which, images.ndim - 2), taps=request.taps,
-            visit=sums.relevance, through=new_pass(model, rules, strict=request.strict),
+            visit=sums.relevance,
+            through=new_pass(model, rules, strict=request.strict, images=images),
         )  # fmt: skip
         parts.append(Relevance(**{**vars(found), "taps": sums.found}))
     return joined(parts)

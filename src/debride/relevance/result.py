@@ -31,8 +31,8 @@ class Relevance:
     taps : mapping of str to Tensor
         Relevance of each tapped module's output, in its shape. A module that the explained
         output does not read is absent.
-    constants, lost : mapping of str to float
-        Shares of constants and losses, layer by layer.
+    constants, remainders, lost : mapping of str to float
+        Shares of constants, softmax remainders and losses, layer by layer.
     deltas : Tensor or None
         (B,) `delta` image by image, where the method knows it.
     unknown : mapping of str to list of str
@@ -45,6 +45,7 @@ class Relevance:
     delta: float
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     constants: Mapping[str, float] = field(default_factory=dict)
+    remainders: Mapping[str, float] = field(default_factory=dict)
     lost: Mapping[str, float] = field(default_factory=dict)
     deltas: Tensor | None = None
     unknown: Mapping[str, list[str]] = field(default_factory=dict)
@@ -96,11 +97,12 @@ def from_ledger(
 ) -> Relevance:
     """Make the result of a relevance pass: its account adds up to the explained output."""
     constants = {name: float(value) for name, value in ledger.constants.items()}
+    remainders = {name: float(value) for name, value in ledger.remainders.items()}
     lost = {name: float(value) for name, value in ledger.lost.items()}
     shares = {
         "input": float(relevance.sum(dtype=torch.float64)),
         "constants": sum(constants.values()),
-        "softmax": 0.0 if ledger.softmax is None else float(ledger.softmax),
+        "softmax": sum(remainders.values()),
         "lost": sum(lost.values()),
     }
     return Relevance(
@@ -109,6 +111,7 @@ def from_ledger(
         shares=shares,
         delta=float(output.sum(dtype=torch.float64)) - sum(shares.values()),
         constants=constants,
+        remainders=remainders,
         lost=lost,
         unknown=unknown,
     )
@@ -131,6 +134,7 @@ def joined(parts: Sequence[Relevance]) -> Relevance:
         delta=sum(part.delta for part in parts),
         taps={name: torch.cat([part.taps[name] for part in parts]) for name in parts[0].taps},
         constants=_added([part.constants for part in parts]),
+        remainders=_added([part.remainders for part in parts]),
         lost=_added([part.lost for part in parts]),
         deltas=torch.cat(deltas) if len(deltas) == len(parts) else None,
         unknown=unknown,

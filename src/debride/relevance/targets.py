@@ -86,7 +86,7 @@ class Goal:
             return self._ask(self.held, output)
         total = self.count * repeats
         parts = [
-            _part(output, slice(i * self.count, (i + 1) * self.count), total)
+            part_of_output(output, slice(i * self.count, (i + 1) * self.count), total)
             for i in range(repeats)
         ]
         return torch.cat([self._ask(self.held, part) for part in parts])
@@ -247,24 +247,24 @@ def _in_range(chosen: Tensor, classes: int) -> None:
         raise DebrideError(f"targets must lie between 0 and {top - 1}")
 
 
-def _part(output: Any, which: slice, total: int) -> Any:
+def part_of_output(output: Any, which: slice, total: int) -> Any:
     """Return one batch out of an output for several, in the container that it came in."""
     if isinstance(output, Tensor):
         return output[which] if output.ndim and output.shape[0] == total else output
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_part(item, which, total) for item in output))
+        return type(output)(*(part_of_output(item, which, total) for item in output))
     if isinstance(output, tuple | list):
-        return type(output)(_part(item, which, total) for item in output)
+        return type(output)(part_of_output(item, which, total) for item in output)
     if isinstance(output, MutableMapping):
         same: Any = copy.copy(output)
         for key, value in output.items():
-            same[key] = _part(value, which, total)
+            same[key] = part_of_output(value, which, total)
         return same
     if isinstance(output, Mapping):
-        return {key: _part(value, which, total) for key, value in output.items()}
+        return {key: part_of_output(value, which, total) for key, value in output.items()}
     if hasattr(output, "__dict__"):
         same = copy.copy(output)
         for key, value in vars(output).items():
-            object.__setattr__(same, key, _part(value, which, total))
+            object.__setattr__(same, key, part_of_output(value, which, total))
         return same
     return output

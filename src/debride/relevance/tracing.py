@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from debride.errors import DebrideError
 from debride.models.outputs import first_tensor
 from debride.models.state import undisturbed
-from debride.relevance.engine import GradientPass, RelevancePass
+from debride.relevance.engine import GradientPass, RelevancePass, count_layers
 from debride.relevance.ledger import on_relevance
 from debride.relevance.result import Relevance, from_ledger
 from debride.relevance.rules import RuleSet, rule_set
@@ -59,7 +59,8 @@ def trace(
     """
     images = check_images(images)
     if through is None:
-        through = new_pass(model, rules if method == "lrp" else None, strict=strict)
+        chosen = rules if method == "lrp" else None
+        through = new_pass(model, chosen, strict=strict, images=images)
     with prepared(model):
         leaf, output = forward(model, images, through, taps, visit)
         explained = decide(output, target, len(images))(output)
@@ -75,17 +76,34 @@ def trace(
     ledger.settle(tuple(shares))
     relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
     if ledger.input_relevance is not None:
+        if ledger.input_relevance.numel() != relevance.numel():
+            raise DebrideError(
+                "the first layer reads another number of values than the images hold: a rule for "
+                "the input (flat, wsquare, zbox) has no pixels to share among; leave `first` out"
+            )
         relevance = relevance + ledger.input_relevance.view_as(relevance)
     return from_ledger(relevance, explained.detach(), ledger, unknown)
 
 
 def new_pass(
-    model: nn.Module, rules: str | RuleSet | None = None, *, strict: bool = False
+    model: nn.Module,
+    rules: str | RuleSet | None = None,
+    *,
+    strict: bool = False,
+    images: Tensor | None = None,
 ) -> RelevancePass:
-    """Make a relevance pass with these rules, or for None one of plain gradients."""
+    """Make a relevance pass with these rules, or for None one of plain gradients.
+
+    Rules by depth need `images`: one forward tells how many layers there are.
+    """
     if rules is None:
         return GradientPass(rule_set("epsilon"), model, strict=strict)
-    return RelevancePass(rule_set(rules), model, strict=strict)
+    chosen = rule_set(rules)
+    layers = 1
+    if chosen.depths and images is not None:
+        with prepared(model):
+            layers = count_layers(model, images)
+    return RelevancePass(chosen, model, strict=strict, layers=layers)
 
 
 def gradients(
