@@ -38,16 +38,17 @@ class ZPlus(Rule):
     ) -> Tensor:
         """Return c of the input."""
         bias = operator.bias.clamp(min=0) if self.bias and operator.bias is not None else None
-        positive = operator.weight.clamp(min=0)
         signed = is_signed(x)
-        z = operator(x.clamp(min=0) if signed else x, positive, bias)
         if signed:
-            negative = operator.weight.clamp(max=0)
-            z += operator(x.clamp(max=0), negative)
+            z, _ = signed_parts(x, y, operator, signed=True, bias=self.bias)
+        else:
+            positive = operator.weight.clamp(min=0)
+            z = operator(x, positive, bias)
         s = (y * c).div_(z.add_(self.epsilon))
         account.settle(s, bias, self.epsilon, operator.channel_dim)
-        back = operator.adjoint(s, x, positive)
-        return torch.where(x < 0, operator.adjoint(s, x, negative), back) if signed else back
+        if signed:
+            return signed_adjoint(x, s, torch.zeros_like(s), operator, signed=True)
+        return operator.adjoint(s, x, positive)
 
 
 @register_rule("alphabeta")
@@ -99,36 +100,37 @@ def signed_parts(
 ) -> tuple[Tensor, Tensor]:
     """Return the sums of all positive and of all negative contributions to each output.
 
-    One extra product where x is not negative: the other sum is what y lacks.
+    One extra product does for both: with A = |W||x| the sums are (Wx + A) / 2 and (Wx − A) / 2.
     """
     b = operator.bias
-    positive = operator.weight.clamp(min=0)
-    if not signed:
-        above = operator(x, positive, b.clamp(min=0) if bias and b is not None else None)
-        below = y - above
-        if not bias and b is not None:
-            below -= along(b, operator.channel_dim, y)
-        # What rounding leaves of a difference is not a contribution.
-        return above, below.masked_fill_(below > above * -8 * torch.finfo(y.dtype).eps, 0)
-    negative = operator.weight.clamp(max=0)
-    up, down = x.clamp(min=0), x.clamp(max=0)
-    high = b.clamp(min=0) if bias and b is not None else None
-    low = b.clamp(max=0) if bias and b is not None else None
-    above = operator(up, positive, high) + operator(down, negative)
-    below = operator(up, negative, low) + operator(down, positive)
+    size = operator(x.abs() if signed else x, operator.weight.abs())
+    total, noise = y, size
+    if b is not None:
+        b = along(b, operator.channel_dim, y)
+        total, noise = y - b, size + b.abs()
+    # What rounding leaves of a difference is not a contribution.
+    noise = noise * (8 * torch.finfo(y.dtype).eps)
+    above, below = (total + size).div_(2), (total - size).div_(2)
+    above.masked_fill_(above < noise, 0)
+    below.masked_fill_(below > -noise, 0)
+    if bias and b is not None:
+        above, below = above + b.clamp(min=0), below + b.clamp(max=0)
     return above, below
 
 
 def signed_adjoint(
     x: Tensor, s_above: Tensor, s_below: Tensor, operator: LinearOperator, *, signed: bool
 ) -> Tensor:
-    """Return c of x from s of the positive and s of the negative contributions."""
-    positive, negative = operator.weight.clamp(min=0), operator.weight.clamp(max=0)
-    back = operator.adjoint(s_above, x, positive) + operator.adjoint(s_below, x, negative)
-    if not signed:
-        return back
-    other = operator.adjoint(s_above, x, negative) + operator.adjoint(s_below, x, positive)
-    return torch.where(x < 0, other, back)
+    """Return c of x from s of the positive and s of the negative contributions.
+
+    c = W⁺ᵀ s₊ + W⁻ᵀ s₋ where x ≥ 0, the weights changing places where x < 0: half of
+    Wᵀ(s₊ + s₋) and of ±|W|ᵀ(s₊ − s₋).
+    """
+    both = operator.adjoint(s_above + s_below, x)
+    sided = operator.adjoint(s_above - s_below, x, operator.weight.abs())
+    if signed:
+        sided = torch.where(x < 0, -sided, sided)
+    return both.add_(sided).div_(2)
 
 
 def along(values: Tensor, dim: int, like: Tensor) -> Tensor:
