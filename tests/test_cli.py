@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import debride
 from debride.config import Settings
+from debride.files import UNFINISHED
 from debride.settings import (
     ApplySettings,
     DemoSettings,
@@ -194,8 +195,13 @@ def test_ctrl_c_says_what_is_kept(say: Say, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("debride.workflow.train", interrupt)
-    code, _, err = say("train --data toy.npz --model tinynet:make --out new")
-    kept = "the finished epochs are kept in new; run the same command again to go on"
+    line = "train --data toy.npz --model tinynet:make --out stopped"
+    code, _, err = say(line)
+    assert (code, err) == (130, "stopped: no epoch was finished, nothing was written\n")
+    Path("stopped").mkdir()
+    Path("stopped", UNFINISHED).touch()
+    code, _, err = say(line)
+    kept = "the finished epochs are kept in stopped; run the same command again to go on"
     assert (code, err) == (130, f"stopped: {kept}\n")
 
 

@@ -199,11 +199,15 @@ class TrainSettings(OutputSettings, NetworkSettings, DataSettings):
         "Highest learning rate (warm-up, then cosine).",
         panel="Training",
         metavar="RATE",
-        shown="0.001 with batch norm, 0.0005 without",
+        shown="0.0005",
         gt=0,
     )
     explain: int = option(
-        8, "Test images shown with their heatmap; 0 for none.", panel="Evidence", metavar="INTEGER"
+        8,
+        "Test images shown with their heatmap; 0 for none.",
+        panel="Evidence",
+        metavar="INTEGER",
+        ge=0,
     )
     speed: bool = option(
         True, "Measure CPU latency at batch 1 and 16.", panel="Evidence", metavar=""

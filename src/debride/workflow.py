@@ -19,7 +19,7 @@ from debride.criteria import check_criterion
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
-from debride.files import write_atomic
+from debride.files import UNFINISHED, write_atomic
 from debride.opening import Job, open_job
 from debride.planning.plan import Plan
 from debride.progress import track
@@ -30,9 +30,9 @@ from debride.recovery import recover
 from debride.relevance.rules import rule_set
 from debride.report import render
 from debride.reporting import names_of, read_text
-from debride.resume import FILE as UNFINISHED
+from debride.resume import check_progress
 from debride.surgery.removal import apply as cut
-from debride.training import EpochRecord
+from debride.training import DEFAULT_RATE, EpochRecord
 from debride.training import train as fit
 
 if TYPE_CHECKING:
@@ -44,11 +44,19 @@ if TYPE_CHECKING:
         TrainSettings,
     )
 
+_RESUMED = set(
+    "epochs seed batch_size validation classes image_size resize crop channels mean std".split()
+)
+"""Settings that must be the same where a training goes on."""
+
 
 def train(settings: TrainSettings) -> None:
     """Train a baseline and write it with its evidence and report."""
     watch = Stopwatch()
     _free(settings.out, settings.overwrite)
+    asked = settings.model_dump(mode="json", include=_RESUMED)
+    asked["lr"] = settings.lr or DEFAULT_RATE
+    resuming = check_progress(settings.out, asked)
     job = open_job(settings, fresh=True)
     network = job.network
     if network.parent is not None and network.parent.plan is not None:
@@ -57,7 +65,7 @@ def train(settings: TrainSettings) -> None:
             "train further: give the name of a network"
         )
     screens.show_job(job)
-    if (settings.out / UNFINISHED).exists():
+    if resuming:
         screens.say("resuming", f"the unfinished training in {settings.out}")
 
     def tell(record: EpochRecord) -> None:
@@ -80,6 +88,7 @@ def train(settings: TrainSettings) -> None:
             seed=settings.seed,
             device=network.device,
             folder=settings.out,
+            recorded=asked,
             on_epoch=tell,
         )
     results = {
@@ -90,13 +99,6 @@ def train(settings: TrainSettings) -> None:
         },
         "validation": {"model": result.best_metric, "metric": _metric(job)},
     }
-
-    def write(evidence: Evidence | None) -> None:
-        run = _run("train", settings, watch, job, results)
-        _write(settings.out, job, run, evidence, None, {})
-
-    # at once, so that Ctrl-C while measuring does not cost the training
-    write(None)
     with watch.part("evidence"):
         evidence = measure_evidence(
             network.model,
@@ -108,7 +110,8 @@ def train(settings: TrainSettings) -> None:
             speed=settings.speed,
             seed=settings.seed,
         )
-    write(evidence)
+    run = _run("train", settings, watch, job, results)
+    _write(settings.out, job, run, evidence, None, {})
     screens.say("best", f"epoch {result.best_epoch}, {_metric(job)} {result.best_metric:.3f}")
     screens.show_evidence(evidence, names=("", "trained"))
     _done(settings.out / "report.html")
@@ -353,13 +356,11 @@ def _write(
     out: Path,
     job: Job,
     run: Mapping[str, Any],
-    evidence: Evidence | None,
+    evidence: Evidence,
     plan: Plan | None,
     names: Mapping[int, str],
 ) -> None:
-    html = None
-    if evidence is not None:
-        html = render(run, evidence, plan, show_names=bool(names), names=names or None)
+    html = render(run, evidence, plan, show_names=bool(names), names=names or None)
     write_bundle(
         out,
         job.network.model,

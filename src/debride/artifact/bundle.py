@@ -21,11 +21,10 @@ from debride.artifact.manifest import Manifest, read_json, read_manifest, read_t
 from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.files import staged_folder
+from debride.files import UNFINISHED, staged_folder
 from debride.models.outputs import Task, logits, probabilities
 from debride.models.spec import CUSTOM, ModelSpec, build
 from debride.planning.plan import Plan
-from debride.resume import FILE as UNFINISHED
 from debride.surgery.removal import apply
 
 if TYPE_CHECKING:
