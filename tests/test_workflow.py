@@ -81,6 +81,51 @@ def test_evaluate_beside_the_original(half: Path, say: Say) -> None:
     assert (evidence["split"], evidence["images"]) == ("val", 45)
 
 
+def test_evaluation_replaces_its_own_folder_and_no_other(
+    base: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "evaluate --data toy.npz --model base --trust --split val --no-speed --explain 1 --out"
+    assert say(line, "seen")[0] == 0
+    first = sorted(file.name for file in Path("seen").iterdir())
+    assert first == ["evidence.json", "heatmaps.safetensors", "report.html", "run.json"]
+    assert say(line, "seen")[0] == 0
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {file: file.read_bytes() for file in Path("seen").iterdir()}
+    monkeypatch.setattr("debride.evidence.Evidence.save_samples", fail)
+    code, _, err = say(line, "seen")
+    assert (code, "cannot write 'seen': No space left on device" in err) == (2, True)
+    assert {file: file.read_bytes() for file in Path("seen").iterdir()} == before
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    code, _, err = say(line, "mine")
+    assert (code, "holds something that is not Debride's" in err) == (2, True)
+
+
+def test_a_training_stopped_while_it_is_measured_goes_on_there(
+    place: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    line = "train --data toy.npz --model tinynet:make --epochs 2 --no-speed --explain 1 --out late"
+    with monkeypatch.context() as patched:
+        patched.setattr("debride.workflow.measure_evidence", interrupt)
+        code, out, err = say(line)
+    assert (code, "the finished epochs are kept in late" in err) == (130, True)
+    assert [file.name for file in Path("late").iterdir()] == ["resume.safetensors"]
+    code, _, err = say(line, "--batch-size", 8)
+    assert (code, "batch_size 64 instead of 8" in err) == (2, True)
+    code, out, err = say(line)
+    assert (code, err) == (0, "")
+    assert "resuming" in out
+    assert "epoch 1" not in out.replace("best       epoch 1", "")
+    assert (place / "late/report.html").exists()
+    assert not (place / "late/resume.safetensors").exists()
+
+
 def test_explain_draws_one_png_per_image(half: Path, say: Say) -> None:
     code, _, err = say("explain --data toy.npz --model half --trust --limit 4 --out maps")
     assert code == 0, err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from debride import provenance, screens
-from debride.artifact.bundle import read_bundle, write_bundle
+from debride.artifact.bundle import read_bundle, write_bundle, write_findings
 from debride.checks import Check, check
 from debride.criteria import check_criterion
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
-from debride.files import UNFINISHED, write_atomic
+from debride.files import UNFINISHED
 from debride.opening import Job, open_job
 from debride.planning.plan import Plan
 from debride.progress import track
@@ -219,8 +218,10 @@ def _finish(
 def evaluate(settings: EvaluateSettings) -> None:
     """Measure a network on a split, alone or beside its original."""
     watch = Stopwatch()
-    if settings.out is not None and (settings.out / "model.json").exists():
-        raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
+    if settings.out is not None:
+        if (settings.out / "model.json").exists():
+            raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
+        _free(settings.out, overwrite=True)
     job = open_job(settings)
     screens.show_job(job)
     split = settings.split
@@ -263,13 +264,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     history = {"history": parent.run["history"]} if parent and "history" in parent.run else {}
     run = _run("evaluate", settings, watch, job, history)
     names = names_of(job.source, split) if settings.show_names else None
-    write_atomic(settings.out / "run.json", json.dumps(run, indent=1) + "\n")
-    write_atomic(settings.out / "evidence.json", json.dumps(evidence.to_dict(), indent=1) + "\n")
-    evidence.save_samples(settings.out / "heatmaps.safetensors")
-    if plan is not None:
-        write_atomic(settings.out / "plan.json", plan.to_json())
     html = render(run, evidence, plan, show_names=settings.show_names, names=names)
-    write_atomic(settings.out / "report.html", html)
+    write_findings(settings.out, plan=plan, run=run, evidence=evidence, report_html=html)
     _done(settings.out / "report.html")
 
 
@@ -333,7 +329,8 @@ def _free(out: Path, overwrite: bool, source: str = "") -> None:
         raise DebrideError(f"--out '{out}' is the folder of --model: give a new folder")
     if out.is_dir() and any(out.iterdir()):
         finished = (out / "model.json").exists()
-        if not finished and not (out / UNFINISHED).exists():
+        others = (UNFINISHED, "evidence.json")  # a training, or what debride evaluate wrote
+        if not finished and not any((out / name).exists() for name in others):
             raise DebrideError(
                 f"'{out}' holds something that is not Debride's: give --out a new folder"
             )
