@@ -20,6 +20,7 @@ from debride.errors import DebrideError
 from debride.evidence.evidence import Task
 from debride.models.checkpoints import infer_fit, load_state, read_state
 from debride.models.outputs import logits, task_of
+from debride.models.plain import check_plain
 from debride.models.spec import ModelSpec, build
 from debride.models.state import undisturbed
 
@@ -219,13 +220,16 @@ def _outputs_of(model: nn.Module, spec: ModelSpec) -> int:
     Raises
     ------
     DebrideError
-        Where the network does not run on images of that size.
+        Where the network cannot be looked into, or does not run on images of that size.
     """
     blank = torch.zeros(1, spec.channels, *spec.spatial)
     with undisturbed(model), torch.no_grad():
         model.eval()
         try:
+            check_plain(model, blank)
             output = model(blank)
+        except DebrideError:
+            raise
         except Exception as error:  # whatever a stranger's network raises
             size = "×".join(str(length) for length in spec.spatial)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
