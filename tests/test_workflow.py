@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,18 @@ def test_apply_gives_the_same_network_as_prune(half: Path, say: Say) -> None:
     first, second = (debride.load(f, trust=True).state_dict() for f in (half, Path("again")))
     assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
     assert torch.equal(first["8.bias"], second["8.bias"])
+
+
+def test_a_plan_without_a_coupled_layer_is_refused(half: Path, say: Say) -> None:
+    plan = json.loads((half / "plan.json").read_text())
+    removed = plan["groups"][0]["members"].pop()
+    Path("edited.json").write_text(json.dumps(plan))
+    line = "apply --data toy.npz --model base --trust --out edited --no-speed --explain 0 --plan"
+    code, _, err = say(line, "edited.json")
+    assert (code, f"'{plan['groups'][0]['name']}' lacks '{removed[0]}'" in err) == (2, True)
+    code, _, err = say(line, "half/run.json")
+    assert (code, "this is JSON, and no plan: give the plan.json" in err) == (2, True)
+    assert not Path("edited").exists()
 
 
 def test_evaluate_beside_the_original(half: Path, say: Say) -> None:
@@ -147,6 +160,18 @@ def test_report_is_written_anew_from_the_folder(half: Path, say: Say) -> None:
     code, _, err = say("report", "--run", "half", "--show-names", "--out", "named.html")
     assert code == 0, err
     assert Path("named.html").read_text() != before
+
+
+def test_a_damaged_run_is_one_sentence(half: Path, say: Say, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(half, copy)
+    run = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**run, "data": {}}))
+    code, _, err = say("report --show-names --run", copy)
+    assert (code, "does not say which images these were" in err) == (2, True)
+    (copy / "run.json").write_text("{}")
+    code, _, err = say("report --run", copy)
+    assert (code, "run.json' is damaged: make the run again" in err) == (2, True)
 
 
 def test_doctor_says_what_can_be_cut_and_explained(base: Path, say: Say) -> None:

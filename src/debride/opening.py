@@ -15,7 +15,7 @@ from torch import nn
 from debride.artifact.bundle import Bundle, read_bundle
 from debride.data.images import ImageSource, open_images
 from debride.data.loading import loader, sample
-from debride.data.preprocessing import Preprocessing, measure_normalisation
+from debride.data.preprocessing import Preprocessing, check_size, measure_normalisation
 from debride.errors import DebrideError
 from debride.evidence.evidence import Task
 from debride.models.checkpoints import infer_fit, load_state, read_state
@@ -180,6 +180,7 @@ def open_network(
 ) -> Network:
     """Build the network that --model names, with --weights, for images of that size."""
     spatial = _seen_size(settings, spatial)
+    check_size(spatial)
     spec = ModelSpec(
         source=settings.model,
         outputs=outputs,

@@ -32,7 +32,7 @@ class DataSettings(Settings):
     )
     skip_bad: bool = option(
         False,
-        "Leave out images that cannot be read, and count them, instead of stopping.",
+        "Leave out images that cannot be read, and list them, instead of stopping.",
         panel="Images",
         metavar="",
     )
@@ -252,6 +252,14 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         "Rank channels over the whole network (global) or within each layer (layer).",
         panel="Cutting",
         metavar="NAME",
+    )
+    floor: float = option(
+        0.05,
+        "Share of its channels that every layer keeps at least.",
+        panel="Cutting",
+        metavar="SHARE",
+        ge=0,
+        le=1,
     )
     reference: int = option(
         20,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from debride import provenance, screens
@@ -20,6 +21,7 @@ from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
 from debride.files import UNFINISHED
 from debride.opening import Job, open_job
+from debride.planning.make import check_members
 from debride.planning.plan import Plan
 from debride.progress import track
 from debride.provenance import Stopwatch
@@ -146,6 +148,7 @@ def prune(settings: PruneSettings) -> None:
             ratio=settings.ratio,
             steps=settings.steps,
             ranking=settings.ranking,
+            floor=settings.floor,
             recovery=settings.recovery,
             recovery_data=job.recalibration(),
             task=job.task,
@@ -166,6 +169,8 @@ def apply(settings: ApplySettings) -> None:
     _whole(job)
     screens.show_job(job)
     plan.check(job.network.model)
+    blank = torch.zeros(1, *next(iter(job.batches("val")))["image"].shape[1:])
+    check_members(job.network.model, plan, blank.to(job.network.device))
     with watch.part("checking"):
         before = _check(job, force=settings.force)
     with watch.part("pruning"):

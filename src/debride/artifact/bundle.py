@@ -22,7 +22,7 @@ from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensor
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.files import UNFINISHED, staged_folder
-from debride.models.outputs import Task, logits, probabilities
+from debride.models.outputs import Task, logits, probabilities, task_of
 from debride.models.spec import CUSTOM, ModelSpec, build
 from debride.planning.plan import Plan
 from debride.surgery.removal import apply
@@ -207,6 +207,7 @@ def read_bundle(
         # Tensors that a constructor computes and registers nowhere need a real construction.
         if not on_meta(network):
             break
+    _check_task(folder, manifest)
     evidence = folder / "evidence.json"
     return Bundle(
         model=network.to(device).eval(),
@@ -311,6 +312,22 @@ def _check_hash(path: Path, expected: str) -> None:
         raise DebrideError(
             f"'{path}' is not the file that was written with the rest of its folder (its SHA-256 "
             "differs from model.json): copy the folder again from where it was made"
+        )
+
+
+def _check_task(folder: Path, manifest: Manifest) -> None:
+    """Refuse a task that the network's outputs and the classes do not make."""
+    if manifest.spec is None or manifest.task is None:
+        return
+    outputs, classes = manifest.spec.outputs, len(manifest.classes)
+    try:
+        fits = task_of(outputs, classes, manifest.task == "multilabel") == manifest.task
+    except DebrideError:
+        fits = False
+    if not fits:
+        raise DebrideError(
+            f"'{folder / 'model.json'}' is damaged: {outputs} outputs for {classes} classes do not "
+            f"make a {manifest.task} network"
         )
 
 

@@ -18,12 +18,14 @@ def logits(output: Any) -> Tensor:
     """Find the logits ``(B, K)`` in what a network returned.
 
     Takes a tensor, a tuple or list (its first tensor), a mapping or an object with a field named
-    ``logits`` or ``out``. A vector ``(B,)`` becomes ``(B, 1)``; trailing sizes of 1 are dropped.
+    ``logits`` or ``out``, or a mapping with a single tensor ``(B, K)`` under any name. Numbers,
+    such as a loss, are passed over. A vector ``(B,)`` becomes ``(B, 1)``; trailing sizes of 1 are
+    dropped.
 
     Raises
     ------
     DebrideError
-        Where there is no such tensor.
+        Where there is no such tensor, or several under names that say nothing.
 
     Examples
     --------
@@ -57,11 +59,19 @@ def _first_tensor(output: Any) -> Tensor | None:
         value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(value, Tensor):
             return value
-    values = output.values() if isinstance(output, Mapping) else output
-    if isinstance(output, Mapping | tuple | list):
-        for value in values:
+    if isinstance(output, Mapping):
+        tables = [k for k, v in output.items() if isinstance(v, Tensor) and v.dim() == 2]
+        if len(tables) > 1:
+            names = ", ".join(f"'{name}'" for name in tables)
+            raise DebrideError(
+                f"the network returns a dict in which {names} could each be the logits: "
+                "name them 'logits'"
+            )
+        output = [output[name] for name in tables] or list(output.values())
+    if isinstance(output, tuple | list):
+        for value in output:
             found = _first_tensor(value)
-            if found is not None:
+            if found is not None and found.dim() > 0:
                 return found
     return None
 
