@@ -133,6 +133,8 @@ def open_data(settings: DataSettings, classes: Sequence[str] | None) -> ImageSou
 
 def open_parent(settings: NetworkSettings, device: torch.device) -> Bundle | None:
     """Open --model where it is a folder; None where it is the name of a network."""
+    if not settings.model.strip():
+        raise DebrideError("--model is empty: give the name of a network or a folder")
     folder = Path(settings.model)
     if not folder.is_dir():
         if "/" in settings.model or settings.model in (".", ".."):

@@ -91,6 +91,9 @@ def write_progress(
         save_file(_unshared(plain), temporary, metadata={"state": json.dumps(state_json)})
         temporary.replace(target)
     except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            folder.rmdir()  # where nothing else is in it
         raise DebrideError(f"cannot write '{target}': {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
