@@ -226,7 +226,11 @@ def test_wrong_order_of_classes_is_suggested(base: Path, say: Say) -> None:
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
-        (OSError(28, "No space left on device"), 1, "no space left on device; run again with"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "no space left on device 'new'; run again with",
+        ),
         (RuntimeError("CUDA out of memory. Tried"), 1, "not enough memory: give a smaller"),
         (MemoryError(), 1, "not enough memory"),
         (ValueError("odd\nthing"), 1, "ValueError: odd; run again with --debug"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -69,6 +70,10 @@ def command(
                 function(resolved)
             except KeyboardInterrupt:
                 raise _InterruptedError(interrupted(resolved)) from None
+            except OSError as error:
+                if error.errno == errno.ENOSPC and error.filename is None:
+                    error.filename = getattr(resolved, "out", None)
+                raise
 
         run.__signature__ = signature(settings)  # type: ignore[attr-defined]
         run.__annotations__ = {

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from debride import provenance, screens
 from debride.artifact.bundle import read_bundle, write_bundle, write_findings
 from debride.checks import Check, check
 from debride.criteria import check_criterion
+from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
@@ -169,8 +169,8 @@ def apply(settings: ApplySettings) -> None:
     _whole(job)
     screens.show_job(job)
     plan.check(job.network.model)
-    blank = torch.zeros(1, *next(iter(job.batches("val")))["image"].shape[1:])
-    check_members(job.network.model, plan, blank.to(job.network.device))
+    example, _ = unpack(next(iter(job.batches("val", batch_size=1))))
+    check_members(job.network.model, plan, example.to(job.network.device))
     with watch.part("checking"):
         before = _check(job, force=settings.force)
     with watch.part("pruning"):
