@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from debride.errors import DebrideError
 from debride.files import UNFINISHED
+from debride.resume import check_progress
 from debride.training import EpochRecord, train, validation_metric
 
 
@@ -103,6 +104,10 @@ def test_a_resumed_training_must_be_the_same_one(tmp_path: Path):
         fit(Tiny(), folder=tmp_path, on_epoch=stop)
     with pytest.raises(DebrideError, match="unfinished training with epochs 4 instead of 5"):
         fit(Tiny(), folder=tmp_path, epochs=5)
+    assert check_progress(tmp_path, {"epochs": 4})
+    with pytest.raises(DebrideError, match="unfinished training with epochs 4 instead of 5"):
+        check_progress(tmp_path, {"epochs": 5})
+    assert not check_progress(tmp_path / "empty", {"epochs": 5})
     with pytest.raises(DebrideError, match="unfinished training with another network"):
         fit(Tiny(outputs=3), folder=tmp_path)
     (tmp_path / UNFINISHED).write_bytes(b"\x00" * 20)

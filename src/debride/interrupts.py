@@ -6,8 +6,8 @@ import _thread
 import contextlib
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -39,17 +39,20 @@ def orderly_interrupts(starter: str) -> Iterator[None]:
         if importer is None:
             raise KeyboardInterrupt
         if importer == starter:
-            print("stopped: nothing was written", file=sys.stderr, flush=True)
+            os.write(2, b"stopped: nothing was written\n")  # print may be what was interrupted
             os._exit(130)
-        timer = threading.Timer(SOON, _thread.interrupt_main)
-        timer.daemon = True
-        timer.start()
+        _thread.start_new_thread(_again, ())  # as bare as can be: no lock that may be held
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+def _again() -> None:
+    time.sleep(SOON)
+    _thread.interrupt_main()
 
 
 def _outermost_importer(frame: FrameType | None) -> str | None:
