@@ -152,7 +152,7 @@ def check_progress(folder: Path, settings: Mapping[str, Any]) -> bool:
     """
     if not (folder / UNFINISHED).is_file():
         return False
-    _same_settings(folder, _read(folder)[0]["settings"], settings)
+    _same_settings(folder, _read(folder, weights=False)[0]["settings"], settings)
     return True
 
 
@@ -163,12 +163,13 @@ def remove_progress(folder: Path) -> None:
         folder.rmdir()
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(folder: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = folder / UNFINISHED
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})["state"])
-            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys() if weights else ()
+            return state, {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DebrideError(f"'{path}' is damaged ({error}): delete it to start anew") from error
 
