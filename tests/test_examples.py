@@ -52,6 +52,8 @@ def test_extensions_of_the_docs_work_together() -> None:
         assert scores.values["0"].tolist() == [-0.0, -1, -2, -3, -4, -5]
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules="my_composite")
         assert abs(found.delta) < 1e-4
+        found = debride.attribute(model, torch.rand(1, 1, 16, 16), method="contrast", floor=0.1)
+        assert float(found.input.min()) >= 0.1
         step = nn.Sequential(nn.Conv2d(1, 2, 1), Step(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         found = debride.attribute(step, torch.rand(1, 1, 4, 4), 0)
         assert not found.unknown

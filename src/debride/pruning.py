@@ -16,8 +16,7 @@ from debride.criteria import check_criterion, score
 from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.evidence import Evidence, evaluate
-from debride.models.outputs import Task, logits
-from debride.models.state import undisturbed
+from debride.models.outputs import Task
 from debride.planning.budgets import cost_model
 from debride.planning.groups import find_groups
 from debride.planning.make import (
@@ -28,11 +27,11 @@ from debride.planning.make import (
     finish,
     read_budget,
 )
-from debride.planning.plan import Plan
+from debride.planning.plan import Plan, PlannedGroup
 from debride.recovery import check_recovery, recover
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
-from debride.training import validation_metric
+from debride.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class StepRecord:
         Fractions of the original.
     before_recovery, after_recovery : float
         The validation metric: balanced accuracy, or macro ROC AUC if multi-label.
+    normalise : str or None
+        How scores were made comparable across layers in this step.
     """
 
     step: int
@@ -53,6 +54,26 @@ class StepRecord:
     units_kept: float
     before_recovery: float
     after_recovery: float
+    normalise: str | None = None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to make a step, and how far it moved the network's outputs."""
+
+    distance: float
+    model: nn.Module
+    groups: tuple[PlannedGroup, ...]
+    normalise: str | None
+    before: float
+    after: float
+
+
+CANDIDATES: dict[str, tuple[str | None, ...]] = {
+    "global": ("share_width", "share_width_rank"),
+    "layer": (None,),
+}
+"""Normalisations that a step tries; the one that moves the outputs least is kept."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +150,9 @@ def prune(
     ranking : str
         ``"global"`` or ``"layer"``.
     normalise : str, optional
-        See `debride.planning.ranking`.
+        See `debride.planning.ranking`. By default each step of a global ranking tries
+        ``"share_width"`` and ``"share_width_rank"`` and keeps the one whose outputs on the
+        validation images are nearer to the original's; their labels have no part in it.
     floor : float
         Fraction of its units that every group keeps at least.
     recovery : str or None
@@ -180,27 +203,44 @@ def prune(
     original = copy.deepcopy(current) if evidence else current
     template = copy.deepcopy(model)
 
-    base = _validate(current, validation, task, place)
+    judge = Validation(current, validation, task, place)
+    base = judge.metric(judge.original)
     history = [StepRecord(0, 1.0, 1.0, 1.0, base, base)]
     on_step(history[0])
+    names = (normalise,) if normalise else CANDIDATES[ranking]
+
+    def attempt(
+        model: nn.Module,
+        before_cut: tuple[PlannedGroup, ...],
+        name: str | None,
+        cut: tuple[PlannedGroup, ...],
+    ) -> _Candidate:
+        smaller = copy.deepcopy(model) if len(names) > 1 else model
+        narrow(smaller, cut, before_cut)
+        outputs = judge.outputs(smaller)
+        before = after = judge.metric(outputs)
+        if recovery not in (None, "none"):
+            recover(recovery, smaller, repair_data, device=place)
+            outputs = judge.outputs(smaller)
+            after = judge.metric(outputs)
+        return _Candidate(judge.divergence(outputs), smaller, cut, name, before, after)
+
     for step in range(1, steps + 1):
         scores = score(
             current, reference, criterion=criterion, rules=rules, groups=groups, seed=seed + step,
             device=place,
         )  # fmt: skip
         target = kept ** (step / steps)  # every step takes the same part of what is left
-        cut = cut_to_budget(
-            groups, scores.values, cost, target, ranking=ranking, normalise=normalise, floor=floor,
-            tolerance=TOLERANCE if step == steps else 1.0,  # on the way, near is good enough
-        )  # fmt: skip
-        narrow(current, cut, groups)
-        groups = cut
-        if recovery in (None, "none"):
-            before = after = _validate(current, validation, task, place)
-        else:
-            before = _validate(current, validation, task, place)
-            recover(recovery, current, repair_data, device=place)
-            after = _validate(current, validation, task, place)
+        cuts = {
+            name: cut_to_budget(
+                groups, scores.values, cost, target, ranking=ranking, normalise=name, floor=floor,
+                tolerance=TOLERANCE if step == steps else 1.0,  # on the way, near is good enough
+            )
+            for name in names
+        }  # fmt: skip
+        tried = (attempt(current, groups, name, cut) for name, cut in cuts.items())
+        best = min(tried, key=lambda candidate: candidate.distance)
+        current, groups = best.model, best.groups
         removed = np.array([len(group.removed) for group in groups], dtype=np.float64)
         shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
         units = sum(group.units for group in groups)
@@ -210,8 +250,9 @@ def prune(
                 shares["macs"],
                 shares["params"],
                 1 - float(removed.sum()) / units,
-                before,
-                after,
+                best.before,
+                best.after,
+                best.normalise,
             )
         )
         on_step(history[-1])
@@ -230,31 +271,6 @@ def prune(
         else None
     )  # fmt: skip
     return Pruned(current, plan, measured, tuple(history), settings)
-
-
-def _validate(
-    model: nn.Module, data: Iterable[Any], task: Task | None, device: torch.device
-) -> float:
-    """Return the validation metric of a network."""
-    scores: list[Tensor] = []
-    truth: list[Tensor] = []
-    with undisturbed(model), torch.no_grad():
-        model.eval()
-        for batch in data:
-            images, labels = unpack(batch)
-            if labels is None:
-                raise DebrideError("the validation data have no labels")
-            scores.append(logits(model(images.to(device))).float().cpu())
-            truth.append(labels.cpu())
-    if not scores:
-        raise DebrideError("the validation data are empty: give at least one image")
-    joined, labels = torch.cat(scores), torch.cat(truth)
-    if not bool(torch.isfinite(joined).all()):
-        raise DebrideError("the network gives outputs that are not finite: check its weights")
-    if task is None:
-        task = "multilabel" if labels.ndim == 2 and labels.shape[1] > 1 else "multiclass"
-        task = "binary" if joined.shape[1] == 1 else task
-    return validation_metric(joined, labels, task)
 
 
 def _first_images(data: Iterable[Any]) -> Tensor:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from debride.relevance import RuleSet, attribute
-from debride.relevance.rules import Epsilon, Flat, ZPlus
+from debride.relevance.rules import (
+    AlphaBeta,
+    Backtrace,
+    Epsilon,
+    Flat,
+    Gamma,
+    WSquare,
+    ZBox,
+    ZPlus,
+)  # fmt: skip
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -43,6 +52,34 @@ def loop(rule, x, matrix, bias, relevance):
         elif isinstance(rule, Flat):
             reach = (matrix[j] != 0).double()
             found += reach * relevance[j] / reach.sum().clamp(min=1)
+        elif isinstance(rule, WSquare):
+            share = matrix[j].square()
+            found += share * relevance[j] / share.sum().clamp(min=1e-300)
+        elif isinstance(rule, ZBox):
+            low, high = rule.low * matrix[j].clamp(min=0), rule.high * matrix[j].clamp(max=0)
+            share = z - low - high
+            found += share * relevance[j] / (share.sum() + rule.epsilon)
+        elif isinstance(rule, AlphaBeta):
+            up, down = z.clamp(min=0), z.clamp(max=0)
+            b = bias[j] if rule.bias else torch.zeros(())
+            above = up.sum() + b.clamp(min=0) + rule.epsilon
+            below = down.sum() + b.clamp(max=0) - rule.epsilon
+            found += (rule.alpha * up / above - rule.beta * down / below) * relevance[j]
+        elif isinstance(rule, Gamma):
+            y = z.sum() + bias[j]
+            if y == 0:
+                continue
+            agrees = z.clamp(min=0) if y > 0 else z.clamp(max=0)
+            b = bias[j].clamp(min=0) if y > 0 else bias[j].clamp(max=0)
+            share = z + rule.gamma * agrees
+            total = share.sum() + bias[j] + rule.gamma * b
+            found += share * relevance[j] / (total + rule.epsilon * y.sign())
+        elif isinstance(rule, Backtrace):
+            above, below = z.clamp(min=0).sum(), -z.clamp(max=0).sum()
+            if rule.later:
+                above, below = (v if v != 0 else torch.ones(()) for v in (above, below))
+            total = above + below + bias[j].abs()
+            found += z.abs() * relevance[j] / total if total > 0 else 0
     return found
 
 
@@ -75,7 +112,11 @@ def make(case):
     return layer, x.abs() if case["positive"] else x
 
 
-RULES = ["epsilon", Epsilon(0.1), ZPlus(), ZPlus(bias=False), ZPlus(epsilon=1e-3), Flat()]
+RULES = [
+    "epsilon", Epsilon(0.1), ZPlus(), ZPlus(bias=False), ZPlus(epsilon=1e-3), Flat(), WSquare(),
+    ZBox(-5.0, 5.0), AlphaBeta(), AlphaBeta(1.5, 0.5, bias=False), Gamma(), Gamma(2.0, 1e-3),
+    Backtrace(), Backtrace(later=True),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -93,11 +134,14 @@ def test_convolutions_of_every_shape(rule, case):
     relevance = (y * weights).flatten()
     expected = loop(rule, x.flatten(), matrix, bias, relevance)
     torch.testing.assert_close(found.input.flatten(), expected, **TIGHT)
-    if not isinstance(rule, Flat):
+    if not isinstance(rule, str) and rule.of_input:
+        assert found.shares["input"] == pytest.approx(float(expected.sum()), abs=1e-9)
+    else:
         assert abs(found.delta) < 1e-7 * (1 + float(relevance.abs().sum()))
 
 
-@pytest.mark.parametrize("rule", [Epsilon(0.1), ZPlus(), Flat()], ids=str)
+@pytest.mark.parametrize("rule", [r for r in RULES if isinstance(r, Epsilon | ZPlus | Flat |
+                         WSquare | AlphaBeta | Gamma | Backtrace)], ids=str)  # fmt: skip
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers_over_tokens(rule, bias):
     torch.manual_seed(0)
@@ -114,7 +158,11 @@ def test_linear_layers_over_tokens(rule, bias):
 
 
 @pytest.mark.parametrize("layer", ["Conv2d", "ConvTranspose2d", "Linear"])
-@pytest.mark.parametrize("rule", [Epsilon(), Epsilon(0.1), ZPlus(), Flat()], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [Epsilon(), Epsilon(0.1), ZPlus(), Flat(), ZBox(-9.0, 9.0), AlphaBeta(), Gamma(), Backtrace()],
+    ids=str,
+)
 def test_batch_norm_is_folded_as_if_the_weights_were_merged(layer, rule):
     torch.manual_seed(0)
     if layer == "Linear":

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from debride.errors import DebrideError
-from debride.relevance import attribute
+from debride.relevance import Region, attribute
 
 
 def net(outputs: int) -> nn.Module:
@@ -57,6 +57,8 @@ def test_tuples_and_dicts_are_unwrapped(wrap):
         (3, "between 0 and 2"),
         ([0, 1], "2 targets were given for 3 images"),
         (-1, "between 0 and 2"),
+        ([0.5, 1.0, 2.0], "whole numbers"),
+        (Region(None, 1), r"\(B, classes, \*spatial\), not \(3, 3\)"),
     ],
 )
 def test_impossible_targets_are_refused(target, message):
@@ -108,3 +110,23 @@ def test_units_taps_every_layer_that_produces_removable_units():
         "1": (2, 4, 6, 6),
         "3": (2, 6, 4, 4),
     }
+
+
+def test_a_map_of_logits_needs_a_region_that_fits():
+    model = nn.Conv2d(1, 3, 1)
+    with pytest.raises(DebrideError, match=r"shape \(3, 3, 2, 2\).*give target=Region"):
+        attribute(model, IMAGES)
+    with pytest.raises(DebrideError, match="between 0 and 2"):
+        attribute(model, IMAGES, Region(None, 3))
+    with pytest.raises(DebrideError, match=r"\(4, 4\) where the network's maps have \(3, 2, 2\)"):
+        attribute(model, IMAGES, Region(torch.ones(4, 4), 0))
+
+
+def test_a_single_map_speaks_for_class_one_and_its_negative_for_class_zero():
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 1, 1)
+    maps = model(IMAGES).detach()[:, 0]
+    for label, sign in ((1, 1), (0, -1)):
+        found = attribute(model, IMAGES, Region(None, label), method="ig", n_steps=2)
+        expected = (sign * maps).clamp(min=0).sum((1, 2))
+        torch.testing.assert_close(found.output, expected)

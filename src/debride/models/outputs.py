@@ -34,7 +34,7 @@ def logits(output: Any) -> Tensor:
     >>> logits(torch.zeros(4)).shape
     torch.Size([4, 1])
     """
-    found = _first_tensor(output)
+    found = first_tensor(output)
     if found is None:
         raise DebrideError(
             f"the network returns {type(output).__name__} without a tensor of logits: "
@@ -52,7 +52,8 @@ def logits(output: Any) -> Tensor:
     return found
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the tensor that an output is, or holds under a name for logits or first of all."""
     if isinstance(output, Tensor):
         return output
     for name in _NAMES:
@@ -70,7 +71,7 @@ def _first_tensor(output: Any) -> Tensor | None:
         output = [output[name] for name in tables] or list(output.values())
     if isinstance(output, tuple | list):
         for value in output:
-            found = _first_tensor(value)
+            found = first_tensor(value)
             if found is not None and found.dim() > 0:
                 return found
     return None

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
-from debride.relevance.ledger import Ledger
+from debride.relevance.identity import passed
+from debride.relevance.ledger import Account
 
 
 class _Softmax(torch.autograd.Function):
@@ -20,10 +21,10 @@ class _Softmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, ledger: Ledger) -> Tensor:
+    def forward(ctx: Any, x: Tensor, dim: int, account: Account) -> Tensor:
         p = torch.softmax(x, dim)
         ctx.save_for_backward(x, p)
-        ctx.dim, ctx.ledger = dim, ledger
+        ctx.dim, ctx.account = dim, account
         return p
 
     @staticmethod
@@ -32,7 +33,7 @@ class _Softmax(torch.autograd.Function):
         back = torch._softmax_backward_data(c, p, ctx.dim, x.dtype)
         # Where p is 0 so is its relevance, also for a masked score of −inf.
         shown = torch.where(p == 0, torch.zeros_like(x), x)
-        ctx.ledger.remain((p * c).sum() - (shown * back).sum())
+        ctx.account.remain((p * c).sum() - (shown * back).sum())
         return back, None, None
 
 
@@ -43,8 +44,14 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
     dtype = call.kwargs.get("dtype")
     if dtype is not None:
         x = x.to(dtype)
-    p: Tensor = _Softmax.apply(x, -1 if dim is None else dim, relevance.ledger)
-    return relevance.mark_gate(p)
+    dim = -1 if dim is None else dim
+    relevance.activated(x, "softmax")
+    account = Account(relevance.ledger, relevance.where())
+    if relevance.rules.attention in ("pass", "collapse"):
+        p = passed(x, lambda: torch.softmax(x.detach(), dim), account)
+    else:
+        p = _Softmax.apply(x, dim, account)
+    return relevance.mark_gate(p, "softmax")
 
 
 @register_operator("scaled_dot_product_attention")
@@ -88,7 +95,9 @@ def multi_head_attention(relevance: RelevancePass, call: Call) -> tuple[Tensor, 
         parts = {n: given[n].unsqueeze(1) for n in ("query", "key", "value")}
         output, _ = multi_head_attention(relevance, Call(call.name, call.func, (), given | parts))
         return output.squeeze(1), None
-    length, batch, width = query.shape
+    # The images come first here, as everywhere: (L, B, E) is what `MultiheadAttention` hands over.
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    batch, length, width = query.shape
     heads = given["num_heads"]
     if given["use_separate_proj_weight"]:
         weights = [given[f"{n}_proj_weight"] for n in "qkv"]
@@ -103,19 +112,21 @@ def multi_head_attention(relevance: RelevancePass, call: Call) -> tuple[Tensor, 
     for name in ("k", "v"):
         extra = given[f"bias_{name}"]
         if extra is not None:
-            joined = relevance.run(torch.cat, [k if name == "k" else v, extra.repeat(1, batch, 1)])
+            extra = extra.expand(batch, 1, -1)
+            joined = relevance.run(torch.cat, [k if name == "k" else v, extra], 1)
             k, v = (joined, v) if name == "k" else (k, joined)
 
     def split(x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], batch, heads, -1).permute(1, 2, 0, 3)
+        return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
     q, k, v = split(q), split(k), split(v)
     mask = _joint_mask(given["attn_mask"], given["key_padding_mask"], batch, heads, q.dtype)
     if mask is not None and k.shape[-2] > mask.shape[-1]:
         mask = F.pad(mask, (0, k.shape[-2] - mask.shape[-1]))
     out = relevance.run(F.scaled_dot_product_attention, q, k, v, mask)
-    out = out.permute(2, 0, 1, 3).reshape(length, batch, width)
-    return relevance.run(F.linear, out, given["out_proj_weight"], given["out_proj_bias"]), None
+    out = out.transpose(1, 2).reshape(batch, length, width)
+    out = relevance.run(F.linear, out, given["out_proj_weight"], given["out_proj_bias"])
+    return out.transpose(0, 1), None
 
 
 def _joint_mask(

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Ledger
-from debride.relevance.linear import LinearOperator
-from debride.relevance.rules import RuleSet
+from debride.relevance.ledger import Account, Ledger
+from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
+from debride.relevance.rules import Rule, RuleSet, rule_set
+from debride.relevance.rules.base import propagate
 
 Handler = Callable[["RelevancePass", "Call"], Any]
 
@@ -76,7 +77,8 @@ class _Fold:
     output: weakref.ref[Tensor]
     x: Tensor
     operator: LinearOperator
-    first: bool
+    rule: Rule
+    account: Account
 
 
 class RelevancePass(TorchFunctionMode):
@@ -84,10 +86,14 @@ class RelevancePass(TorchFunctionMode):
 
     Attributes
     ----------
+    layers : int
+        How many linear layers and convolutions the network has, for rules by depth.
     ledger : Ledger
     unknown : dict
         Operators without a rule, by name: the modules that they were met in. Their gradient was
         used.
+    merged : dict
+        Modules that a batch norm was merged into, and the norm's module.
 
     Raises
     ------
@@ -95,17 +101,27 @@ class RelevancePass(TorchFunctionMode):
         With ``strict=True``, at the first operator without a rule.
     """
 
-    def __init__(self, rules: RuleSet, model: nn.Module | None = None, *, strict: bool = False):
+    def __init__(
+        self,
+        rules: RuleSet,
+        model: nn.Module | None = None,
+        *,
+        strict: bool = False,
+        layers: int = 1,
+    ):
         super().__init__()
+        self.layers = layers
         self.rules = rules
         self.strict = strict
         self.ledger = Ledger()
         self.unknown: dict[str, list[str]] = {}
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
-        self._gates: dict[int, weakref.ref[Tensor]] = {}
+        self._gates: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._folds: dict[int, _Fold] = {}
-        self._met_first = False
+        self.merged: dict[str, str] = {}
+        self._met = 0
+        self._by_name = bool(rules.names)
 
     def __torch_function__(
         self,
@@ -134,15 +150,19 @@ class RelevancePass(TorchFunctionMode):
         if call.name in _RENAMED:
             call = Call(*_RENAMED[call.name], call.args, call.kwargs)
         changed = self._out_of_place(call)
-        handler = _OPERATORS.get(call.name)
-        if handler is not None:
-            result = handler(self, call)
-        else:
-            result = call()
-            if _active((result,)):
-                self._report(call.name)
+        result = self.apply(call)
         if changed is not None and result is not changed:
             self._replace(changed, result)
+        return result
+
+    def apply(self, call: Call) -> Any:
+        """Make an out-of-place call with the backward of its rule."""
+        handler = _OPERATORS.get(call.name)
+        if handler is not None:
+            return handler(self, call)
+        result = call()
+        if _active((result,)):
+            self._report(call.name)
         return result
 
     def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -165,31 +185,37 @@ class RelevancePass(TorchFunctionMode):
 
     # -- gates, folds -------------------------------------------------------------------------
 
-    def mark_gate(self, tensor: Tensor) -> Tensor:
+    def mark_gate(self, tensor: Tensor, kind: str) -> Tensor:
         """Remember that a tensor came out of a squashing function, so may be a gate."""
-        self._gates[id(tensor)] = weakref.ref(tensor)
+        key = id(tensor)
+        forget = weakref.ref(tensor, lambda _: self._gates.pop(key, None))
+        self._gates[key] = (forget, kind)
         return tensor
 
-    def is_gate(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor was marked as a gate."""
+    def gate_kind(self, tensor: Tensor) -> str | None:
+        """Return which squashing function made a tensor, None if none did."""
         mark = self._gates.get(id(tensor))
-        return mark is not None and mark() is tensor
+        return mark[1] if mark is not None and mark[0]() is tensor else None
 
     def linear(self, x: Tensor, operator: LinearOperator) -> Tensor:
         """Apply a linear operator with its rule, and remember it for a batch norm that follows."""
-        first, self._met_first = not self._met_first, True
-        rule = self.rules.rule_for(operator, first=first)
-        y = rule(
-            x,
-            operator,
-            lambda: operator(x, bias=operator.bias),
-            self.ledger,
-            self.where() if operator.bias is not None or not rule.plain else "",
-        )
-        if not rule.plain:
-            key = id(y)
-            forget = weakref.ref(y, lambda _: self._folds.pop(key, None))
-            self._folds[key] = _Fold(forget, x, operator, first)
+        first, self._met = self._met == 0, self._met + 1
+        depth = (self._met - 1) / max(self.layers - 1, 1)
+        name = self.where() if self._by_name or operator.bias is not None else None
+        rule = self.rules.rule_for(operator, first=first, name=name or "", depth=depth)
+        if rule.plain:
+            y = operator(x, bias=operator.bias)
+            if name is not None and operator.bias is not None:
+                self.ledger.watch(name, y, operator.bias, operator.channel_dim)
+            return y
+        account = Account(self.ledger, self.where() if name is None else name)
+        if rule.of_input and not first:
+            raise DebrideError(
+                f"the rule {type(rule).__name__} holds for the layer that reads the image, which "
+                f"'{account.where}' is not: give it as `first` of the rule set"
+            )
+        y = propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
+        self._remember(y, x, operator, rule, account)
         return y
 
     def fold(
@@ -205,9 +231,25 @@ class RelevancePass(TorchFunctionMode):
         made = self._folds.get(id(y))
         if made is None or made.output() is not y:
             return None
-        rule = self.rules.rule_for(made.operator, first=made.first)
         merged = made.operator.folded(scale, shift)
-        return rule(made.x, merged, output, self.ledger, self.where())
+        account = Account(self.ledger, self.where())
+        self.merged[made.account.where] = account.where
+        result = propagate(made.rule, made.x, merged, output, account)
+        self._remember(result, made.x, merged, made.rule, account)
+        return result
+
+    def activated(self, y: Tensor, name: str) -> None:
+        """Tell the linear operator that made `y`, if one did, which activation reads it."""
+        made = self._folds.get(id(y))
+        if made is not None and made.output() is y:
+            made.account.after = name
+
+    def _remember(
+        self, y: Tensor, x: Tensor, operator: LinearOperator, rule: Rule, account: Account
+    ) -> None:
+        key = id(y)
+        forget = weakref.ref(y, lambda _: self._folds.pop(key, None))
+        self._folds[key] = _Fold(forget, x, operator, rule, account)
 
     # -- in-place operators, parameters -------------------------------------------------------
 
@@ -263,6 +305,37 @@ class RelevancePass(TorchFunctionMode):
         places = self.unknown.setdefault(name, [])
         if where not in places:
             places.append(where)
+
+
+class GradientPass(RelevancePass):
+    """Autograd's own backward for every call, with in-place calls made out of place.
+
+    What gradient methods read at a tap is then what the module gave, not what a later in-place
+    call made of it.
+    """
+
+    def apply(self, call: Call) -> Any:
+        """Make the call as it stands; `setitem` writes into a copy."""
+        if call.name == "setitem":
+            result = call.args[0].clone()
+            result[call.args[1]] = call.args[2]
+            return result
+        return call()
+
+
+def count_layers(model: nn.Module, images: Tensor) -> int:
+    """Count the linear layers and convolutions that one forward calls, for rules by depth."""
+    counting = _CountingPass(rule_set("epsilon"), layers=0)
+    with counting, torch.enable_grad():
+        model(images[:1].detach().requires_grad_())
+    return counting.layers
+
+
+class _CountingPass(GradientPass):
+    def apply(self, call: Call) -> Any:
+        result = super().apply(call)
+        self.layers += call.name in LINEAR_OPERATORS
+        return result
 
 
 def _active(values: Iterable[Any]) -> bool:

@@ -14,7 +14,12 @@ def on_relevance(tensor: Tensor, enter: Callable[[Tensor], None]) -> None:
 
     `enter` must not hold the tensor itself: the two would keep each other alive.
     """
-    tensor.register_hook(enter)  # type: ignore[no-untyped-call]
+
+    def meet(c: Tensor | None) -> None:
+        if c is not None:  # one of several outputs, and nothing read it
+            enter(c)
+
+    tensor.register_hook(meet)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -26,9 +31,10 @@ class Ledger:
     """
 
     constants: dict[str, Tensor] = field(default_factory=dict)
-    softmax: Tensor | None = None
+    remainders: dict[str, Tensor] = field(default_factory=dict)
     lost: dict[str, Tensor] = field(default_factory=dict)
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
+    reached: dict[str, Tensor] = field(default_factory=dict)
     input_relevance: Tensor | None = None
     """Relevance of the input, where the first layer's rule cannot travel as c (flat, z^B)."""
 
@@ -45,10 +51,9 @@ class Ledger:
         """Enter what a rule did not pass on."""
         self.lost[where] = self.lost.get(where, 0) + amount.detach()
 
-    def remain(self, amount: Tensor) -> None:
+    def remain(self, where: str, amount: Tensor) -> None:
         """Enter what a softmax over scores kept."""
-        amount = amount.detach()
-        self.softmax = amount if self.softmax is None else self.softmax + amount
+        self.remainders[where] = self.remainders.get(where, 0) + amount.detach()
 
     def leaf(self, where: str, constant: Tensor) -> Tensor:
         """Return a stand-in for a constant whose c autograd will collect."""
@@ -70,6 +75,12 @@ class Ledger:
 
         on_relevance(output, enter)
 
+    def reach_input(self, where: str, relevance: Tensor) -> None:
+        """Enter relevance of the input itself."""
+        self.reached[where] = self.reached.get(where, 0) + relevance.sum()
+        before = self.input_relevance
+        self.input_relevance = relevance if before is None else before + relevance
+
     def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
         """Enter the shares of the stand-ins from their c, in the order they were made."""
         for (where, leaf), c in zip(self.leaves, gradients, strict=True):
@@ -78,3 +89,43 @@ class Ledger:
                 # A mask of −inf receives exactly no relevance: 0 · inf is 0 here.
                 finite = torch.where(torch.isfinite(leaf), share, torch.zeros_like(share))
                 self.absorb(where, finite.sum())
+
+
+@dataclass
+class Account:
+    """The ledger as one operator sees it, under the name of the module that it stands in.
+
+    Attributes
+    ----------
+    ledger : Ledger
+    where : str
+    after : str or None
+        The activation function that reads the operator's output, where there is one.
+    """
+
+    ledger: Ledger
+    where: str
+    after: str | None = None
+
+    def reach_input(self, relevance: Tensor) -> None:
+        """Enter relevance of the input itself."""
+        self.ledger.reach_input(self.where, relevance)
+
+    def lose(self, amount: Tensor) -> None:
+        """Enter what the rule did not pass on."""
+        self.ledger.lose(self.where, amount)
+
+    def remain(self, amount: Tensor) -> None:
+        """Enter what a softmax over scores kept."""
+        self.ledger.remain(self.where, amount)
+
+    def absorb_along(self, c: Tensor, constant: Tensor, dim: int) -> None:
+        """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
+        self.ledger.absorb_along(self.where, c, constant, dim)
+
+    def settle(self, s: Tensor, bias: Tensor | None, epsilon: float, dim: int) -> None:
+        """Enter for s = R / (z + ε) what the bias in z absorbs, and what ε keeps: ε Σ s."""
+        sums = s.sum([d for d in range(s.ndim) if d != dim % s.ndim])
+        self.ledger.lose(self.where, sums.sum() * epsilon)
+        if bias is not None:
+            self.ledger.absorb(self.where, (sums * bias).sum())

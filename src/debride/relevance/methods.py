@@ -1,56 +1,97 @@
-"""`attribute`: the relevance of an input, and of any layer, for what a network decided."""
+"""`attribute`: the one verb for every explanation method, and how a method is added."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.models.outputs import logits
-from debride.models.state import undisturbed
-from debride.relevance.engine import RelevancePass
-from debride.relevance.ledger import Ledger, on_relevance
-from debride.relevance.rules import RuleSet, rule_set
+from debride.relevance.result import Relevance
+from debride.relevance.rules import RuleSet
+from debride.relevance.targets import Goal, Target, check_finite, check_images, decide
+from debride.relevance.tracing import check_taps, prepared, trace
 
-Target = Tensor | Sequence[int] | int | Callable[[Any], Tensor] | None
+__all__ = ["Relevance", "Request", "Target", "attribute", "method_names", "register_method",
+           "trace"]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Relevance:
-    """What one relevance pass found.
+class Request:
+    """What a method is asked to explain.
 
     Attributes
     ----------
-    input : Tensor
-        (B, C, *spatial), like the images.
-    taps : mapping of str to Tensor
-        Relevance of each tapped module's output, in its shape.
-    output : Tensor
-        (B,) the explained values.
-    shares : mapping of str to float
-        Where the relevance of the whole batch ended: ``input``, ``constants``, ``softmax``
-        (the softmax remainder) and ``lost`` (what rules did not pass on).
-    constants, lost : mapping of str to float
-        The same, layer by layer.
-    delta : float
-        Explained output minus the sum of `shares`: rounding, if all is well.
-    unknown : mapping of str to list of str
-        Operators without a rule, whose gradient was used, and the modules that they stand in.
+    model : nn.Module
+        In evaluation mode while the method runs.
+    images : Tensor
+        (B, C, *spatial), checked.
+    target : Target
+    taps : tuple of str
+        Names of modules, checked.
+    rules : str or RuleSet
+        For methods that have rules.
+    strict : bool
     """
 
-    input: Tensor
-    output: Tensor
-    shares: Mapping[str, float]
-    delta: float
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
-    constants: Mapping[str, float] = field(default_factory=dict)
-    lost: Mapping[str, float] = field(default_factory=dict)
-    unknown: Mapping[str, list[str]] = field(default_factory=dict)
+    model: nn.Module
+    images: Tensor
+    target: Target = None
+    taps: tuple[str, ...] = ()
+    rules: str | RuleSet = "epsilon"
+    strict: bool = False
+
+    def decide(self) -> tuple[Goal, Tensor]:
+        """Fix the target on the clean images; return it and the (B,) explained values."""
+        with torch.no_grad():
+            output = self.model(self.images.clone())
+            goal = decide(output, self.target, len(self.images))
+            values = goal(output)
+        check_finite(values, self.model, self.images)
+        return goal, values
+
+
+class Method(Protocol):
+    """A function from a `Request`, and options of its own given by name, to a `Relevance`."""
+
+    def __call__(self, request: Request, **options: Any) -> Relevance: ...
+
+
+_METHODS: dict[str, Callable[..., Relevance]] = {}
+
+
+def register_method(
+    *names: str,
+) -> Callable[[Callable[..., Relevance]], Callable[..., Relevance]]:
+    """Register a `Method` under the names that ``attribute(method=...)`` takes.
+
+    Its keyword-only parameters are its options: what others give is refused by name.
+
+    Examples
+    --------
+    >>> @register_method("edges")
+    ... def edges(request, *, sign=1.0):
+    ...     steps = sign * request.images.diff(dim=-1, prepend=request.images[..., :1])
+    ...     return Relevance(steps, steps.flatten(1).sum(1), {}, 0.0)
+    >>> attribute(nn.Identity(), torch.tensor([[[1.0, 3.0]]]), method="edges", sign=-1).output
+    tensor([-2.])
+    """
+
+    def add(method: Callable[..., Relevance]) -> Callable[..., Relevance]:
+        _METHODS.update(dict.fromkeys(names, method))
+        return method
+
+    return add
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names that `attribute` knows."""
+    return tuple(sorted(_METHODS))
 
 
 def attribute(
@@ -62,6 +103,7 @@ def attribute(
     rules: str | RuleSet = "epsilon",
     taps: Sequence[str] | str | None = None,
     strict: bool = False,
+    **options: Any,
 ) -> Relevance:
     """Explain one output of a network for each image.
 
@@ -71,12 +113,15 @@ def attribute(
         Any PyTorch network; it comes back exactly as it was.
     images : Tensor
         (B, C, *spatial), preprocessed, on the network's device.
-    target : int, sequence of int, Tensor or callable, optional
-        Class to explain, one for all images or one for each; None explains the predicted class.
-        A network with a single logit explains it for class 1 and its negative for class 0. A
-        callable turns the network's output into the (B,) values to explain.
+    target : int, sequence of int, Tensor, Region or callable, optional
+        Class to explain, one for all images or one for each; None explains the class predicted
+        for the clean image. A network with a single logit explains it for class 1 and its
+        negative for class 0. A `Region` explains a class of a segmentation. A callable turns the
+        network's output into the (B,) values to explain; whatever the method does, it is given
+        the images of the batch in their order.
     method : str
-        ``"lrp"``, or ``"gradient"`` for gradient × input.
+        ``"lrp"``, ``"gradient"`` (× input), ``"smoothgrad"``, ``"ig"`` (integrated gradients),
+        ``"gradcam"`` or ``"occlusion"``; others by `register_method`.
     rules : str or RuleSet
         Which rules LRP uses: see `debride.relevance.rules.rule_set_names`.
     taps : sequence of str, ``"units"`` or None
@@ -84,6 +129,9 @@ def attribute(
         removable units.
     strict : bool
         Raise at an operator that has no rule instead of using its gradient.
+    **options
+        The method's own, such as ``n_steps`` of ``"ig"``; every built-in method has ``memory``, a
+        limit in GiB on what a batch may take, which never changes the result.
 
     Returns
     -------
@@ -92,11 +140,12 @@ def attribute(
     Raises
     ------
     DebrideError
-        For a target or tap that the network does not have, or an output nobody can explain.
+        For a target, tap, method or option that does not exist, or an output nobody can explain.
 
     References
     ----------
-    Bach et al. 2015 (LRP); Achtibat et al. 2024, arXiv 2402.05602 (attention).
+    Bach et al. 2015 (LRP); Achtibat et al. 2024, arXiv 2402.05602 (attention); the others are
+    cited where they are written.
 
     Examples
     --------
@@ -105,182 +154,32 @@ def attribute(
     >>> torch.allclose(found.input.sum(), found.output[0])
     True
     """
-    if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(METHODS)}"
-        raise DebrideError(f"no explanation method '{method}': {hint}")
-    if taps == "units":
-        from debride.planning.groups import find_groups
+    if method not in _METHODS:
+        raise DebrideError(f"no explanation method '{method}': {_close(method, method_names())}")
+    run = _METHODS[method]
+    known = inspect.signature(run).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        names = [p.name for p in known if p.kind is p.KEYWORD_ONLY]
+        for name in options:
+            if name not in names:
+                raise DebrideError(f"method '{method}' has no option '{name}': "
+                                   f"{_close(name, names)}")  # fmt: skip
+    images = check_images(images)
+    with prepared(model):
+        if images.is_inference():
+            images = images.clone()
+        if taps == "units":
+            from debride.planning.groups import find_groups
 
-        taps = sorted(
-            {tap.read_at for g in find_groups(model, images[:1]).groups for tap in g.taps}
-        )
-    elif isinstance(taps, str):
-        taps = [taps]
-    keep: dict[str, Tensor] = {}
-
-    def store(name: str, activation: Tensor, c: Tensor) -> None:
-        relevance = activation * c
-        keep[name] = keep[name] + relevance if name in keep else relevance
-
-    found = trace(
-        model, images, target, method=method, rules=rules, taps=taps or (), visit=store,
-        strict=strict,
-    )  # fmt: skip
-    return Relevance(**{**vars(found), "taps": keep})
-
-
-METHODS = ("lrp", "gradient")
+            groups = find_groups(model, images[:1]).groups
+            taps = sorted({tap.read_at for group in groups for tap in group.taps})
+        names = [taps] if isinstance(taps, str) else list(taps or ())
+        check_taps(model, names)
+        request = Request(model, images.detach(), target, tuple(names), rules, strict)
+        return run(request, **options)
 
 
-def trace(
-    model: nn.Module,
-    images: Tensor,
-    target: Target = None,
-    *,
-    method: str = "lrp",
-    rules: str | RuleSet = "epsilon",
-    taps: Sequence[str] = (),
-    visit: Callable[[str, Tensor, Tensor], None] = lambda *_: None,
-    strict: bool = False,
-) -> Relevance:
-    """Run one relevance pass; `visit` meets each tap's activation and c, and keeps what it wants.
-
-    The seam for whatever needs less than the whole relevance of every tap, such as scores.
-    """
-    images = _checked(images)
-    modules = dict(model.named_modules())
-    for tap in taps:
-        if tap not in modules:
-            raise DebrideError(f"the network has no module '{tap}' to tap")
-    handles = []
-
-    def listen(name: str) -> None:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            tensor = output if isinstance(output, Tensor) else logits(output)
-            if tensor.requires_grad:
-                activation = tensor.detach()
-                on_relevance(tensor, lambda c: visit(name, activation, c))
-
-        handles.append(modules[name].register_forward_hook(hook))
-
-    with torch.inference_mode(False), torch.enable_grad(), undisturbed(model):
-        model.eval()
-        leaf = images.clone() if images.is_inference() else images.detach()
-        leaf = leaf.requires_grad_()
-        try:
-            for tap in taps:
-                listen(tap)
-            if method == "gradient":
-                for parameter in model.parameters():
-                    parameter.requires_grad_(False)
-                ledger, unknown = Ledger(), {}
-                output = model(leaf)
-            else:
-                relevance_pass = RelevancePass(rule_set(rules), model, strict=strict)
-                ledger, unknown = relevance_pass.ledger, relevance_pass.unknown
-                with relevance_pass:
-                    output = model(leaf)
-        finally:
-            for handle in handles:
-                handle.remove()
-        explained = _explained(output, target)
-        if not explained.requires_grad:
-            raise DebrideError(
-                "the explained output does not depend on the images as autograd sees it: the "
-                "network detaches, or runs in a compiled or scripted part"
-            )
-        if method != "gradient":
-            unknown.update(_unseen(model, explained))
-            if unknown and strict:
-                raise DebrideError(f"the pass cannot see into {', '.join(sorted(unknown))}")
-        constants = [constant for _, constant in ledger.leaves]
-        gradients = torch.autograd.grad(
-            explained.sum(), [leaf, *constants], allow_unused=True, materialize_grads=False
-        )
-    ledger.settle(gradients[1:])
-    c = gradients[0] if gradients[0] is not None else torch.zeros_like(leaf)
-    relevance = leaf.detach() * c
-    if ledger.input_relevance is not None:
-        relevance = relevance + ledger.input_relevance.view_as(relevance)
-    return _account(relevance, explained.detach(), ledger, unknown)
-
-
-def _unseen(model: nn.Module, explained: Tensor) -> dict[str, list[str]]:
-    """Name the parts whose torch calls a function mode does not see; their gradient is used."""
-    found: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            found.setdefault("scripted module", []).append(name)
-        elif isinstance(module, torch._dynamo.OptimizedModule):
-            found.setdefault("compiled module", []).append(name)
-    seen, queue = set(), [explained.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        queue += [following for following, _ in node.next_functions]
-        owner = getattr(node, "_forward_cls", None)
-        if owner is not None and not owner.__module__.startswith("debride."):
-            found.setdefault(f"autograd.Function {owner.__name__}", [])
-    return found
-
-
-def _account(
-    relevance: Tensor, explained: Tensor, ledger: Ledger, unknown: Mapping[str, list[str]]
-) -> Relevance:
-    constants = {name: float(value) for name, value in ledger.constants.items()}
-    lost = {name: float(value) for name, value in ledger.lost.items()}
-    shares = {
-        "input": float(relevance.sum(dtype=torch.float64)),
-        "constants": sum(constants.values()),
-        "softmax": 0.0 if ledger.softmax is None else float(ledger.softmax),
-        "lost": sum(lost.values()),
-    }
-    delta = float(explained.sum(dtype=torch.float64)) - sum(shares.values())
-    return Relevance(
-        input=relevance,
-        output=explained,
-        shares=shares,
-        delta=delta,
-        constants=constants,
-        lost=lost,
-        unknown=unknown,
-    )
-
-
-def _checked(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or images.ndim < 2 or images.shape[0] == 0:
-        raise DebrideError("images must be a tensor of shape (B, C, *spatial) with B of 1 or more")
-    if not images.is_floating_point():
-        raise DebrideError(f"images are {images.dtype}: give preprocessed floating-point values")
-    return images.as_subclass(Tensor)  # MONAI's MetaTensor answers torch functions itself
-
-
-def _explained(output: Any, target: Target) -> Tensor:
-    """Return the (B,) values to explain."""
-    if callable(target) and not isinstance(target, Tensor):
-        values = target(output)
-        return values.reshape(1) if values.ndim == 0 else values
-    scores = logits(output)
-    if scores.ndim != 2:
-        raise DebrideError(
-            f"the network's output has shape {tuple(scores.shape)}, not (B, classes): give "
-            "target=, a function from the output to the (B,) values to explain"
-        )
-    count, classes = scores.shape
-    if target is None:
-        chosen = (scores[:, 0] > 0).long() if classes == 1 else scores.detach().argmax(1)
-    else:
-        chosen = torch.as_tensor(target, device=scores.device).long().reshape(-1)
-        if chosen.numel() == 1:
-            chosen = chosen.expand(count)
-    if chosen.numel() != count:
-        raise DebrideError(f"{chosen.numel()} targets were given for {count} images")
-    top = 2 if classes == 1 else classes
-    if int(chosen.min()) < 0 or int(chosen.max()) >= top:
-        raise DebrideError(f"targets must lie between 0 and {top - 1}")
-    if classes == 1:
-        return scores[:, 0] * (chosen * 2 - 1)
-    return scores.gather(1, chosen[:, None])[:, 0]
+def _close(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"

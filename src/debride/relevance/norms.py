@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
-from debride.relevance.ledger import on_relevance
+from debride.relevance.identity import passed
+from debride.relevance.ledger import Account, on_relevance
 
 
 @register_operator("batch_norm")
 def batch_norm(relevance: RelevancePass, call: Call) -> Any:
     """Batch norm in evaluation mode: merged with what feeds it, else affine."""
+    if relevance.rules.batch_norm == "identity":
+        return _unchanged(relevance, call)
     x = call.argument(0, "input")
     mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
     weight, bias = call.argument(3, "weight"), call.argument(4, "bias")
@@ -41,6 +44,8 @@ def batch_norm(relevance: RelevancePass, call: Call) -> Any:
 @register_operator("instance_norm")
 def instance_norm(relevance: RelevancePass, call: Call) -> Any:
     """Instance norm: each image's channel by its own statistics, or the running ones."""
+    if relevance.rules.norms == "identity":
+        return _unchanged(relevance, call)
     x = call.argument(0, "input")
     if not call.argument(5, "use_input_stats", True):
         args = [call.argument(i, n) for i, n in enumerate(("input", "running_mean", "running_var",
@@ -55,12 +60,21 @@ def instance_norm(relevance: RelevancePass, call: Call) -> Any:
 @register_operator("group_norm")
 def group_norm(relevance: RelevancePass, call: Call) -> Any:
     """Group norm: each image's groups of channels by their own statistics."""
+    if relevance.rules.norms == "identity":
+        return _unchanged(relevance, call)
     x, groups = call.argument(0, "input"), call.argument(1, "num_groups")
     weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
     eps = call.argument(4, "eps", 1e-5)
     grouped = x.reshape(x.shape[0], groups, -1)
     y = _normalise(relevance, grouped, [2], None, None, eps).reshape(x.shape)
     return _affine(relevance, y, weight, bias)
+
+
+def _unchanged(relevance: RelevancePass, call: Call) -> Tensor:
+    """Let R pass as it is."""
+    x = call.argument(0, "input")
+    plain = call.with_argument(0, "input", x.detach())
+    return passed(x, plain, Account(relevance.ledger, relevance.where()))
 
 
 def _normalise(
@@ -113,6 +127,8 @@ class _LayerNorm(torch.autograd.Function):
 @register_operator("layer_norm")
 def layer_norm(relevance: RelevancePass, call: Call) -> Any:
     """Layer norm: the standard deviation is a constant; the bias absorbs (Ali et al. 2022)."""
+    if relevance.rules.norms == "identity":
+        return _unchanged(relevance, call)
     x, shape = call.argument(0, "input"), tuple(call.argument(1, "normalized_shape"))
     weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
     y: Tensor = _LayerNorm.apply(x, shape, weight, bias, call.argument(4, "eps", 1e-5))
@@ -124,8 +140,10 @@ def layer_norm(relevance: RelevancePass, call: Call) -> Any:
 
 
 @register_operator("rms_norm")
-def rms_norm(_: RelevancePass, call: Call) -> Any:
+def rms_norm(relevance: RelevancePass, call: Call) -> Any:
     """RMS norm: the root mean square is a constant."""
+    if relevance.rules.norms == "identity":
+        return _unchanged(relevance, call)
     x, shape = call.argument(0, "input"), call.argument(1, "normalized_shape")
     weight, eps = call.argument(2, "weight"), call.argument(3, "eps")
     eps = torch.finfo(x.dtype).eps if eps is None else eps

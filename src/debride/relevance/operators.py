@@ -10,30 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
-from debride.relevance.ledger import on_relevance
 from debride.relevance.linear import LINEAR_OPERATORS, read_call
 
-# Movement, sums, means and the like: y is linear in x without a constant.
-_LINEAR = (
+# Movement: every value of the result is one of x.
+_MOVEMENTS = (
     "view reshape view_as reshape_as permute transpose t swapaxes swapdims movedim moveaxis "
     "squeeze unsqueeze flatten unflatten ravel expand expand_as repeat repeat_interleave tile "
     "broadcast_to getitem select narrow chunk split split_with_sizes tensor_split unbind "
     "index_select gather take_along_dim take masked_select roll flip fliplr flipud rot90 unfold "
     "fold contiguous clone to type_as float double half bfloat16 cpu cuda alias "
-    "atleast_1d atleast_2d atleast_3d diagonal tril triu cumsum "
-    "sum mean nanmean neg negative positive real "
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle "
-    "grid_sample identity "
-    # to the winner
-    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d "
-    "adaptive_max_pool3d boolean_dispatch fn max_pool1d_with_indices max_pool2d_with_indices "
-    "max_pool3d_with_indices _max_pool1d _max_pool2d _max_pool3d max_unpool1d max_unpool2d "
-    "max_unpool3d amax amin max min maximum minimum topk sort median"
+    "atleast_1d atleast_2d atleast_3d diagonal tril triu identity "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"
+).split()
+
+# y is linear in x without a constant, or the winner's.
+_LINEAR = (
+    "cumsum neg negative positive real interpolate upsample pixel_shuffle pixel_unshuffle "
+    "channel_shuffle grid_sample boolean_dispatch fn adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d amax amin max min maximum "
+    "minimum topk sort median"
 ).split()
 
 # f(0) = 0: c is multiplied by the secant slope f(x) / x. Others are split into f(x) − f(0), which
@@ -46,13 +44,19 @@ _ACTIVATIONS = (
 
 _GATES = ("sigmoid", "hardsigmoid", "tanh")
 
-# Random drops are the identity in evaluation mode, which the pass runs in.
-_DROPS = (
-    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"
-).split()
+
+@register_operator(*_MOVEMENTS)
+def movement(relevance: RelevancePass, call: Call) -> Any:
+    """Movement (and random drops, which are off): autograd's own; a gate stays a gate."""
+    result = call()
+    if isinstance(result, Tensor):
+        kind = relevance.gate_kind(call.argument(0, "input"))
+        if kind is not None:
+            relevance.mark_gate(result, kind)
+    return result
 
 
-@register_operator(*_LINEAR, *_DROPS, "relu")
+@register_operator(*_LINEAR, "relu")
 def as_gradient(_: RelevancePass, call: Call) -> Any:
     """Linear operators, ReLU and winners: the gradient is the rule."""
     return call()
@@ -68,78 +72,6 @@ def linear(relevance: RelevancePass, call: Call) -> Any:
     return relevance.linear(x, operator)
 
 
-# -- sums --------------------------------------------------------------------------------------
-
-
-@register_operator("add", "sub", "rsub", "__rsub__", "where", "cat", "concat", "stack", "hstack",
-                   "vstack", "lerp", "setitem", "masked_fill", "pad", "masked_scatter",
-                   "index_fill", "index_add", "scatter", "scatter_add", "index_put")  # fmt: skip
-def add_constants(relevance: RelevancePass, call: Call) -> Any:
-    """Sums and joins: linear in what depends on the input; constants absorb their share."""
-    place = relevance.where()
-
-    def stand_in(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if value.requires_grad or not value.is_floating_point():
-                return value
-            return relevance.ledger.leaf(place, value)
-        if type(value) in (tuple, list):
-            return type(value)(stand_in(item) for item in value)
-        return value
-
-    if call.name in _WRITES:
-        call = _number_as_tensor(call)
-    args, kwargs = stand_in(call.args), {k: stand_in(v) for k, v in call.kwargs.items()}
-    if call.name == "setitem":
-        result = args[0].clone()
-        result[args[1]] = args[2]
-        return result
-    result = call.func(*args, **kwargs)
-    if call.name in ("add", "sub", "rsub", "__rsub__"):
-        number, sign = _added_number(call)
-        if number:
-            relevance.ledger.watch(place, result, sign * number)
-    elif call.name == "pad":
-        _absorb_padding(relevance, call, result, place)
-    return result
-
-
-_WRITES = {"setitem": 2, "masked_fill": 2, "index_fill": 3}
-"""Where the functions that write a number into a tensor take it."""
-
-
-def _number_as_tensor(call: Call) -> Call:
-    """Give a written number as a tensor, which can have a stand-in; −inf absorbs nothing."""
-    position = _WRITES[call.name]
-    value = call.argument(position, "value")
-    if isinstance(value, Tensor) or value in (float("inf"), float("-inf")):
-        return call
-    like = call.argument(0, "input")
-    return call.with_argument(position, "value", torch.full((), value).to(like))
-
-
-def _added_number(call: Call) -> tuple[float, float]:
-    alpha = call.kwargs.get("alpha", 1)
-    first, second = (*call.args, call.kwargs.get("other"))[:2]
-    if isinstance(second, int | float):
-        sign = {"add": alpha, "sub": -alpha}.get(call.name, 1)
-        return float(second), float(sign)
-    if isinstance(first, int | float):
-        return float(first), 1.0
-    return 0.0, 1.0
-
-
-def _absorb_padding(relevance: RelevancePass, call: Call, result: Tensor, place: str) -> None:
-    """A border of one number absorbs what arrives at it."""
-    value = call.argument(3, "value") or 0
-    if not value or call.argument(2, "mode", "constant") != "constant":
-        return
-    empty = torch.zeros_like(call.argument(0, "input"), requires_grad=False)
-    border = F.pad(empty, call.argument(1, "pad"), value=value)
-    ledger = relevance.ledger
-    on_relevance(result, lambda c: ledger.absorb(place, (c * border).sum()))
-
-
 # -- products ----------------------------------------------------------------------------------
 
 
@@ -147,9 +79,46 @@ def _absorb_padding(relevance: RelevancePass, call: Call, result: Tensor, place:
                    "inner", "tensordot", "__rmatmul__")  # fmt: skip
 def product(relevance: RelevancePass, call: Call) -> Any:
     """Products: linear in one activation; of two activations, half of R to each."""
+    attention = relevance.rules.attention
+    if attention == "cp":
+        call = _replaced(call, lambda v: v.detach() if relevance.gate_kind(v) == "softmax" else v)
     factors = [value for value in _tensors((call.args, call.kwargs)) if value.requires_grad]
-    result = call()
-    return halved(result) if len(factors) > 1 else result
+    if len(factors) < 2:
+        return call()
+    if attention == "collapse":
+        call = _replaced(
+            call, lambda v: _Collapse.apply(v) if v.requires_grad and v.ndim > 1 else v
+        )
+    return halved(call())
+
+
+def _replaced(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
+    """Return the call with every tensor among its arguments changed."""
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value)
+        return type(value)(visit(v) for v in value) if type(value) in (tuple, list) else value
+
+    kwargs = {key: visit(value) for key, value in call.kwargs.items()}
+    return Call(call.name, call.func, visit(call.args), kwargs)
+
+
+class _Collapse(torch.autograd.Function):
+    """The identity; back, each matrix's total R is shared by size: R_a = |a| ΣR / Σ|a|."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:
+        ctx.save_for_backward(a)
+        return a.view_as(a)
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        total = (a * c).sum((-2, -1), keepdim=True)
+        size = a.abs().sum((-2, -1), keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+        shared: Tensor = a.sign() * (total / size)
+        return shared
 
 
 @register_operator("mul")
@@ -159,7 +128,7 @@ def multiply(relevance: RelevancePass, call: Call) -> Any:
     if not (_is_active(a) and _is_active(b)):
         return call()
     gate = _gate_of(relevance, a, b)
-    if gate is None:
+    if gate is None or relevance.rules.gates == "half":
         return halved(call())
     parts = tuple(v.detach() if v is gate else v for v in (a, b))
     return call.func(*parts)
@@ -167,7 +136,7 @@ def multiply(relevance: RelevancePass, call: Call) -> Any:
 
 def _gate_of(relevance: RelevancePass, a: Tensor, b: Tensor) -> Tensor | None:
     """Return which factor is a gate: squashed, or broadcast over space."""
-    marked = [v for v in (a, b) if relevance.is_gate(v)]
+    marked = [v for v in (a, b) if relevance.gate_kind(v) is not None]
     if len(marked) == 1:
         return marked[0]
     if a.shape != b.shape and a.ndim == b.ndim and a.ndim > 2:
@@ -232,6 +201,7 @@ class _Secant(torch.autograd.Function):
 
 def _secant(relevance: RelevancePass, call: Call) -> Tensor:
     x = call.argument(0, "input")
+    relevance.activated(x, call.name)
     rest, func = call.args[1:], call.func
     kwargs = {key: value for key, value in call.kwargs.items() if key != "input"}
 
@@ -255,7 +225,14 @@ def activation(relevance: RelevancePass, call: Call) -> Any:
 @register_operator(*_GATES)
 def gate(relevance: RelevancePass, call: Call) -> Any:
     """Squashing functions: as activations, and remembered as possible gates."""
-    return relevance.mark_gate(_secant(relevance, call))
+    return relevance.mark_gate(_secant(relevance, call), call.name)
+
+
+@register_operator("glu")
+def gated_linear_unit(relevance: RelevancePass, call: Call) -> Any:
+    """Gated linear units: the first half of the channels, gated by the second."""
+    signal, squashed = call.argument(0, "input").chunk(2, call.argument(1, "dim", -1))
+    return relevance.run(torch.mul, signal, relevance.run(torch.sigmoid, squashed))
 
 
 @register_operator("prelu")

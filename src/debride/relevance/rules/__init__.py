@@ -1,44 +1,31 @@
 """Rules for linear layers and convolutions, and the named sets ("composites") made of them."""
 
-from debride.relevance.rules.base import (
-    Rule,
-    RuleSet,
-    register_rules,
-    rule_set,
-    rule_set_names,
-)
+from debride.relevance.rules import composites  # noqa: F401  (they register themselves)
+from debride.relevance.rules.backtrace import Backtrace, Contrastive
+from debride.relevance.rules.base import Rule
 from debride.relevance.rules.epsilon import Epsilon
-from debride.relevance.rules.flat import Flat
-from debride.relevance.rules.zplus import ZPlus
+from debride.relevance.rules.first import Flat, WSquare, ZBox
+from debride.relevance.rules.gamma import Gamma
+from debride.relevance.rules.registry import make_rule, register_rule, rule_names
+from debride.relevance.rules.sets import RuleSet, register_rules, rule_set, rule_set_names
+from debride.relevance.rules.zplus import AlphaBeta, ZPlus
 
 __all__ = [
+    "AlphaBeta",
+    "Backtrace",
+    "Contrastive",
     "Epsilon",
     "Flat",
+    "Gamma",
     "Rule",
     "RuleSet",
+    "WSquare",
+    "ZBox",
     "ZPlus",
+    "make_rule",
+    "register_rule",
     "register_rules",
+    "rule_names",
     "rule_set",
     "rule_set_names",
 ]
-
-
-@register_rules("epsilon")
-def _epsilon() -> RuleSet:
-    return RuleSet("epsilon", linear=Epsilon(), convolution=Epsilon())
-
-
-@register_rules("attnlrp")
-def _attnlrp() -> RuleSet:
-    """For transformers (Achtibat et al. 2024): ε = 0; attention's own rules hold in every set."""
-    return RuleSet("attnlrp", linear=Epsilon(), convolution=Epsilon())
-
-
-@register_rules("epsilon_plus")
-def _epsilon_plus() -> RuleSet:
-    return RuleSet("epsilon_plus", linear=Epsilon(1e-6), convolution=ZPlus())
-
-
-@register_rules("epsilon_plus_flat")
-def _epsilon_plus_flat() -> RuleSet:
-    return RuleSet("epsilon_plus_flat", linear=Epsilon(1e-6), convolution=ZPlus(), first=Flat())

@@ -1,114 +1,94 @@
-"""What a rule is, and the named sets of rules."""
+"""What a rule is: how relevance crosses one linear layer or convolution."""
 
 from __future__ import annotations
 
-import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from debride.errors import DebrideError
-from debride.relevance.ledger import Ledger
+from debride.relevance.ledger import Account
 from debride.relevance.linear import LinearOperator
 
 
-class Rule(Protocol):
+class Rule(ABC):
     """How relevance crosses a linear layer or convolution (with the batch norm folded in).
 
-    A rule is called in the forward pass. It returns the operator's output, whose backward turns
-    c = R_y / y of the output into c = R_x / x of the input.
-    """
-
-    @property
-    def plain(self) -> bool:
-        """Whether autograd's own backward is the rule already, so that nothing needs folding."""
-        ...
-
-    def __call__(
-        self,
-        x: Tensor,
-        operator: LinearOperator,
-        output: Callable[[], Tensor],
-        ledger: Ledger,
-        where: str,
-    ) -> Tensor:
-        """Return `output()`, with this rule as its backward.
-
-        Parameters
-        ----------
-        x : Tensor
-            The operator's input.
-        operator : LinearOperator
-            Weights and bias, merged with the batch norm that follows.
-        output : callable
-            Computes the output without autograd.
-        ledger : Ledger
-            Where the bias's share and losses are entered, under the name `where`.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class RuleSet:
-    """Which rule holds for which kind of operator.
+    A subclass writes `back`, which turns c = R_y / y of the output into c = R_x / x of the input.
 
     Attributes
     ----------
-    linear, convolution : Rule
-    first : Rule or None
-        For the first linear operator or convolution that reads the input.
+    plain : bool
+        Whether autograd's own backward is the rule already, so that nothing needs folding.
+    of_input : bool
+        Whether R_x does not vanish with x, so that it cannot travel as c: such a rule holds for
+        the layer that reads the image, and its `back` returns R_x itself.
+    coupled : bool
+        Whether the batch is two maps stacked, the images standing in it twice.
     """
 
-    name: str
-    linear: Rule
-    convolution: Rule
-    first: Rule | None = None
+    plain: ClassVar[bool] = False
+    of_input: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
 
-    def rule_for(self, operator: LinearOperator, *, first: bool) -> Rule:
-        """Return the rule for one operator."""
-        if first and self.first is not None:
-            return self.first
-        return self.linear if operator.name == "linear" else self.convolution
+    @abstractmethod
+    def back(
+        self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
+    ) -> Tensor:
+        """Return c of the input, and enter into `account` what the bias absorbed or was lost.
 
-
-_RULE_SETS: dict[str, Callable[[], RuleSet]] = {}
-
-
-def register_rules(name: str) -> Callable[[Callable[[], RuleSet]], Callable[[], RuleSet]]:
-    """Register a function that makes a named rule set."""
-
-    def add(make: Callable[[], RuleSet]) -> Callable[[], RuleSet]:
-        _RULE_SETS[name] = make
-        return make
-
-    return add
+        Parameters
+        ----------
+        x, y : Tensor
+            The operator's input and output.
+        c : Tensor
+            Like `y`; the relevance that arrives is ``y * c``.
+        operator : LinearOperator
+            Weights and bias, merged with the batch norm that follows: y = W x + b.
+        account : Account
+            Where shares of constants and losses are entered.
+        """
 
 
-def rule_set_names() -> tuple[str, ...]:
-    """Return the names that `rule_set` knows."""
-    return tuple(sorted(_RULE_SETS))
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        rule: Rule,
+        operator: LinearOperator,
+        output: Callable[[], Tensor],
+        account: Account,
+    ) -> Tensor:
+        y = output()
+        ctx.save_for_backward(x, y)
+        ctx.rule, ctx.operator, ctx.account = rule, operator, account
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = ctx.saved_tensors
+        back = ctx.rule.back(x, y, c, ctx.operator, ctx.account)
+        if ctx.rule.of_input:
+            ctx.account.reach_input(back)
+            back = torch.zeros_like(x)
+        return back, None, None, None, None
 
 
-def rule_set(rules: str | RuleSet) -> RuleSet:
-    """Return the rule set of that name; a rule set is returned as it is.
+def propagate(
+    rule: Rule,
+    x: Tensor,
+    operator: LinearOperator,
+    output: Callable[[], Tensor],
+    account: Account,
+) -> Tensor:
+    """Return `output()`, computed without autograd, with the rule as its backward."""
+    y: Tensor = _Propagate.apply(x, rule, operator, output, account)
+    return y
 
-    Raises
-    ------
-    DebrideError
-        For a name that nobody registered.
 
-    Examples
-    --------
-    >>> import debride.relevance
-    >>> rule_set("epsilon").name
-    'epsilon'
-    """
-    if isinstance(rules, RuleSet):
-        return rules
-    if rules not in _RULE_SETS:
-        close = difflib.get_close_matches(str(rules), _RULE_SETS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(rule_set_names())}"
-        raise DebrideError(f"no rule set '{rules}': {hint}")
-    return _RULE_SETS[rules]()
+def is_signed(x: Tensor) -> bool:
+    """Tell whether any value is negative: after a ReLU none is, and half of the work can go."""
+    return bool((x.amin() < 0).item())

@@ -1,0 +1,128 @@
+"""DL-Backtrace's rules for linear layers and convolutions (arXiv 2411.12643, packages ≤ 0.0.25)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from debride.errors import DebrideError
+from debride.relevance.ledger import Account
+from debride.relevance.linear import LinearOperator
+from debride.relevance.rules.base import Rule, is_signed
+from debride.relevance.rules.registry import register_rule
+from debride.relevance.rules.zplus import along, signed_adjoint, signed_parts
+
+Bounds = Mapping[str, tuple[float, float]]
+_INFINITE = float("inf")
+
+ACTIVATION_BOUNDS: dict[str, tuple[float, float]] = {
+    "tanh": (-2, 2),
+    "sigmoid": (-4, 4),
+    "softmax": (-1, 2),
+    "silu": (-6, _INFINITE),
+}
+
+
+@register_rule("backtrace")
+@dataclass(frozen=True)
+class Backtrace(Rule):
+    """DL-Backtrace, default mode: R_x = |x| ⊙ |W|ᵀ(R_y / (|W||x| + |b|)).
+
+    Attributes
+    ----------
+    later : bool
+        The rule of packages after 0.1.0: the denominator is P′ + N′ + |b|, where a sum of
+        positive or of negative contributions that is 0 is replaced by 1.
+    bounds : mapping of str to (float, float), optional
+        By the activation function that follows: a pre-activation below the first number drops
+        the positive contributions, one above the second the negative ones.
+        `ACTIVATION_BOUNDS` are those of the packages, where ReLU's never take effect.
+    """
+
+    later: bool = False
+    bounds: Bounds = field(default_factory=dict)
+
+    def back(
+        self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
+    ) -> Tensor:
+        """Return c of the input."""
+        if self.later or account.after in self.bounds:
+            return self._by_sign(x, y, c, operator, account)
+        weight, dim = operator.weight.abs(), operator.channel_dim
+        bias = None if operator.bias is None else operator.bias.abs()
+        signed = is_signed(x)
+        # Nothing reaches an output where this is 0, and so is y: R is 0 there.
+        total = operator(x.abs() if signed else x, weight, bias)
+        s = (y * c).div_(total.clamp_(min=torch.finfo(y.dtype).tiny))
+        account.settle(s, bias, 0.0, dim)
+        back = operator.adjoint(s, x, weight)
+        return back * x.sign() if signed else back
+
+    def _by_sign(
+        self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
+    ) -> Tensor:
+        signed, dim = is_signed(x), operator.channel_dim
+        above, below = signed_parts(x, y, operator, signed=signed, bias=False)
+        below = -below
+        low, high = self.bounds.get(account.after or "", (-_INFINITE, _INFINITE))
+        keep_above, keep_below = (y >= low).to(y.dtype), (y <= high).to(y.dtype)
+        above, below = above * keep_above, below * keep_below
+        if self.later:
+            above, below = (torch.where(v == 0, torch.ones_like(v), v) for v in (above, below))
+        bias = None if operator.bias is None else operator.bias.abs()
+        total = above + below
+        if bias is not None:
+            total = total + along(bias, dim, y)
+        relevance = y * c
+        s = relevance / total.clamp(min=torch.finfo(y.dtype).tiny)
+        account.settle(s, bias, 0.0, dim)
+        back = signed_adjoint(x, s * keep_above, -s * keep_below, operator, signed=signed)
+        absorbed = 0 if bias is None else (s * along(bias, dim, y)).sum()
+        account.lose(relevance.sum() - (x * back).sum() - absorbed)
+        return back
+
+
+@register_rule("contrastive")
+@dataclass(frozen=True)
+class Contrastive(Rule):
+    """DL-Backtrace, contrastive mode: two maps compete at every unit.
+
+    The first half of the batch carries R⁺ (for the target), the second R⁻ (for the rest). Where
+    the output is positive, the larger of the two goes to the positive contributions and the
+    smaller to the negative ones; where it is negative, the other way round. Contributions of one
+    sign only pass both maps.
+    """
+
+    coupled = True
+
+    def back(
+        self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
+    ) -> Tensor:
+        """Return c of the input for both maps."""
+        half = x.shape[0] // 2
+        image, out = x[:half], y[:half]
+        if float((image - x[half:]).abs().max()) > 1e-3 * float(image.abs().max()):
+            raise DebrideError(
+                f"the contrastive mode needs the images in the first dimension, which they are "
+                f"not in module '{account.where}': use the default mode"
+            )
+        signed = is_signed(image)
+        above, below = signed_parts(image, out, operator, signed=signed, bias=False)
+        plus, minus = out * c[:half], out * c[half:]
+        single = (above == 0) | (below == 0)
+        # Ties go to R⁻, as in the packages.
+        plus_above = torch.where(out > 0, plus > minus, plus < minus)
+        live = out != 0
+        tiny = torch.finfo(y.dtype).tiny
+        by_above, by_below = above.clamp(min=tiny).reciprocal(), below.clamp(max=-tiny).reciprocal()
+        s_above = torch.cat([plus * (single | plus_above), minus * (single | ~plus_above)])
+        s_below = torch.cat([plus * (single | ~plus_above), minus * (single | plus_above)])
+        both = torch.cat([live, live])
+        s_above = s_above * torch.cat([by_above * (above > 0)] * 2) * both
+        s_below = s_below * torch.cat([by_below * (below < 0)] * 2) * both
+        back = signed_adjoint(x, s_above, s_below, operator, signed=signed)
+        account.lose((y * c).sum() - (x * back).sum())
+        return back

@@ -1,0 +1,123 @@
+"""Sums and joins: by the addends' own shares (autograd's), by their sizes, or alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.ledger import Account, on_relevance
+
+
+@register_operator("add", "sub", "rsub", "__rsub__", "where", "cat", "concat", "stack", "hstack",
+                   "vstack", "lerp", "setitem", "masked_fill", "pad", "masked_scatter",
+                   "index_fill", "index_add", "scatter", "scatter_add", "index_put")  # fmt: skip
+def add_constants(relevance: RelevancePass, call: Call) -> Any:
+    """Sums and joins: linear in what depends on the input; constants absorb their share."""
+    place = relevance.where()
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.requires_grad or not value.is_floating_point():
+                return value
+            return relevance.ledger.leaf(place, value)
+        if type(value) in (tuple, list):
+            return type(value)(stand_in(item) for item in value)
+        return value
+
+    if relevance.rules.sums != "ratio" and call.name in ("add", "sub"):
+        return _shared(relevance, call, place)
+    if call.name in _WRITES:
+        call = _number_as_tensor(call)
+    args, kwargs = stand_in(call.args), {k: stand_in(v) for k, v in call.kwargs.items()}
+    if call.name == "setitem":
+        result = args[0].clone()
+        result[args[1]] = args[2]
+        return result
+    result = call.func(*args, **kwargs)
+    if call.name in ("add", "sub", "rsub", "__rsub__"):
+        number, sign = _added_number(call)
+        if number:
+            relevance.ledger.watch(place, result, sign * number)
+    elif call.name == "pad":
+        _absorb_padding(relevance, call, result, place)
+    return result
+
+
+_WRITES = {"setitem": 2, "masked_fill": 2, "index_fill": 3}
+"""Where the functions that write a number into a tensor take it."""
+
+
+def _number_as_tensor(call: Call) -> Call:
+    """Give a written number as a tensor, which can have a stand-in; −inf absorbs nothing."""
+    position = _WRITES[call.name]
+    value = call.argument(position, "value")
+    if isinstance(value, Tensor) or value in (float("inf"), float("-inf")):
+        return call
+    like = call.argument(0, "input")
+    return call.with_argument(position, "value", torch.full((), value).to(like))
+
+
+def _added_number(call: Call) -> tuple[float, float]:
+    alpha = call.kwargs.get("alpha", 1)
+    first, second = (*call.args, call.kwargs.get("other"))[:2]
+    if isinstance(second, int | float):
+        sign = {"add": alpha, "sub": -alpha}.get(call.name, 1)
+        return float(second), float(sign)
+    if isinstance(first, int | float):
+        return float(first), 1.0
+    return 0.0, 1.0
+
+
+def _absorb_padding(relevance: RelevancePass, call: Call, result: Tensor, place: str) -> None:
+    """A border of one number absorbs what arrives at it."""
+    value = call.argument(3, "value") or 0
+    if not value or call.argument(2, "mode", "constant") != "constant":
+        return
+    empty = torch.zeros_like(call.argument(0, "input"), requires_grad=False)
+    border = F.pad(empty, call.argument(1, "pad"), value=value)
+    ledger = relevance.ledger
+    on_relevance(result, lambda c: ledger.absorb(place, (c * border).sum()))
+
+
+class _SharedSum(torch.autograd.Function):
+    """y = a + b; each gets R by its size, or half of it."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, half: bool, account: Account) -> Tensor:
+        y = a + b
+        ctx.save_for_backward(a, b, y)
+        ctx.half, ctx.account = half, account
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, y = ctx.saved_tensors
+        relevance = y * c
+        if ctx.half:
+            # An addend that is 0 can carry nothing: its half is lost.
+            parts = [torch.where(v == 0, torch.zeros_like(c), relevance / (2 * v)) for v in (a, b)]
+            empty = (a == 0).to(c.dtype) + (b == 0).to(c.dtype)
+            ctx.account.lose((relevance * empty).sum() / 2)
+        else:
+            s = relevance / (a.abs() + b.abs()).clamp_(min=torch.finfo(y.dtype).tiny)
+            parts = [s * v.sign() for v in (a, b)]
+        return parts[0].sum_to_size(a.shape), parts[1].sum_to_size(b.shape), None, None
+
+
+def _shared(relevance: RelevancePass, call: Call, place: str) -> Tensor:
+    """Sum by sizes or alike; numbers and constants take part and absorb."""
+    a, b = call.args[0], call.argument(1, "other")
+    like = a if isinstance(a, Tensor) else b
+    parts = [
+        value if isinstance(value, Tensor) else torch.full((), value).to(like) for value in (a, b)
+    ]
+    alpha = call.kwargs.get("alpha", 1)
+    parts[1] = parts[1] * (alpha if call.name == "add" else -alpha)
+    parts = [v if v.requires_grad else relevance.ledger.leaf(place, v.to(like)) for v in parts]
+    half = relevance.rules.sums == "half"
+    y: Tensor = _SharedSum.apply(*parts, half, Account(relevance.ledger, place))
+    return y

@@ -1,0 +1,281 @@
+"""One forward and one backward through a pass, and who listens on the way: `trace`."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from debride.errors import DebrideError
+from debride.models.outputs import first_tensor
+from debride.models.state import undisturbed
+from debride.relevance.engine import GradientPass, RelevancePass, count_layers
+from debride.relevance.ledger import on_relevance
+from debride.relevance.result import Relevance, from_ledger
+from debride.relevance.rules import RuleSet, rule_set
+from debride.relevance.targets import Target, check_finite, check_images, decide
+
+Visit = Callable[[str, Tensor, Tensor], None]
+"""(tap, activation, c): meets each call of each tapped module on the way back."""
+
+
+def trace(
+    model: nn.Module,
+    images: Tensor,
+    target: Target = None,
+    *,
+    method: str = "lrp",
+    rules: str | RuleSet = "epsilon",
+    taps: Sequence[str] = (),
+    visit: Visit = lambda *_: None,
+    strict: bool = False,
+    through: RelevancePass | None = None,
+) -> Relevance:
+    """Run one relevance pass; `visit` meets each tap's activation and c, and keeps what it wants.
+
+    The seam for whatever needs less than the whole relevance of every tap, such as scores.
+
+    Parameters
+    ----------
+    method : str
+        ``"lrp"``, or ``"gradient"`` for plain gradients.
+    through : RelevancePass, optional
+        A pass made by the caller, used once; `method`, `rules` and `strict` are then its own.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> visit = lambda name, activation, c: seen.append((name, tuple(c.shape)))
+    >>> found = trace(model, torch.ones(3, 1, 2, 2), 1, taps=["1"], visit=visit)
+    >>> seen
+    [('1', (3, 2))]
+    """
+    images = check_images(images)
+    if through is None:
+        chosen = rules if method == "lrp" else None
+        through = new_pass(model, chosen, strict=strict, images=images)
+    with prepared(model):
+        leaf, output = forward(model, images, through, taps, visit)
+        explained = decide(output, target, len(images))(output)
+        check_finite(explained, model, images)
+        unknown = through.unknown
+        if not isinstance(through, GradientPass):
+            unknown.update(_unseen(model, explained))
+            if unknown and through.strict:
+                raise DebrideError(f"the pass cannot see into {', '.join(sorted(unknown))}")
+        ledger = through.ledger
+        constants = [constant for _, constant in ledger.leaves]
+        c, *shares = backward(explained, [leaf, *constants])
+    ledger.settle(tuple(shares))
+    relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
+    if ledger.input_relevance is not None:
+        if ledger.input_relevance.numel() != relevance.numel():
+            raise DebrideError(
+                "the first layer reads another number of values than the images hold: a rule for "
+                "the input (flat, wsquare, zbox) has no pixels to share among; leave `first` out"
+            )
+        relevance = relevance + ledger.input_relevance.view_as(relevance)
+    return from_ledger(relevance, explained.detach(), ledger, unknown)
+
+
+def new_pass(
+    model: nn.Module,
+    rules: str | RuleSet | None = None,
+    *,
+    strict: bool = False,
+    images: Tensor | None = None,
+) -> RelevancePass:
+    """Make a relevance pass with these rules, or for None one of plain gradients.
+
+    Rules by depth need `images`: one forward tells how many layers there are.
+    """
+    if rules is None:
+        return GradientPass(rule_set("epsilon"), model, strict=strict)
+    chosen = rule_set(rules)
+    layers = 1
+    if chosen.depths and images is not None:
+        with prepared(model):
+            layers = count_layers(model, images)
+    return RelevancePass(chosen, model, strict=strict, layers=layers)
+
+
+def gradients(
+    model: nn.Module,
+    points: Tensor,
+    explain: Callable[[Any], Tensor],
+    *,
+    through: RelevancePass,
+    taps: Sequence[str] = (),
+    visit: Visit = lambda *_: None,
+) -> tuple[Tensor, Tensor]:
+    """Return the (N,) explained values at these points and their gradient, (N, C, *spatial).
+
+    The network is in evaluation mode: see `prepared`.
+
+    Examples
+    --------
+    >>> model = nn.Flatten().eval()
+    >>> through = new_pass(model)
+    >>> gradients(model, torch.ones(1, 2), lambda out: (out**2).sum(1), through=through)[1]
+    tensor([[2., 2.]])
+    """
+    leaf, output = forward(model, points, through, taps, visit)
+    explained = explain(output)
+    (c,) = backward(explained, [leaf])
+    return explained.detach(), torch.zeros_like(points) if c is None else c
+
+
+@contextlib.contextmanager
+def prepared(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, with autograd on; everything comes back as it was."""
+    with torch.inference_mode(False), torch.enable_grad(), undisturbed(model):
+        model.eval()
+        yield
+
+
+def forward(
+    model: nn.Module, images: Tensor, through: RelevancePass, taps: Sequence[str], visit: Visit
+) -> tuple[Tensor, Any]:
+    """Run the network inside a pass; return the leaf that it read, and its output."""
+    leaf = images.clone() if images.is_inference() else images.detach()
+    leaf = leaf.requires_grad_()
+    with _checkpointing_named(), listening(model, taps, visit), through:
+        return leaf, model(leaf)
+
+
+def backward(explained: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return the gradient of the summed values at each leaf, or say in words why there is none."""
+    if not explained.requires_grad:
+        raise DebrideError(
+            "the explained output does not depend on the images as autograd sees it: the network "
+            "detaches, or runs in a compiled or scripted part; method='occlusion' needs no gradient"
+        )
+    with _checkpointing_named():
+        return torch.autograd.grad(
+            explained.sum(), leaves, allow_unused=True, materialize_grads=False
+        )
+
+
+@contextlib.contextmanager
+def _checkpointing_named() -> Iterator[None]:
+    """Say in words when an error comes out of activation checkpointing."""
+    try:
+        yield
+    except RuntimeError as error:  # CheckpointError is one
+        frames = traceback.extract_tb(error.__traceback__)
+        if "checkpoint" not in str(error) and not any(
+            frame.filename == torch.utils.checkpoint.__file__ for frame in frames
+        ):
+            raise
+        raise DebrideError(
+            "the network uses activation checkpointing, which runs parts of it a second time where "
+            "they cannot be followed: turn it off, e.g. model.set_grad_checkpointing(False)"
+        ) from error
+
+
+def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the tapped modules by name.
+
+    Raises
+    ------
+    DebrideError
+        For a name that the network does not have.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for tap in taps:
+        if tap not in modules:
+            raise DebrideError(f"the network has no module '{tap}' to tap")
+    return {tap: modules[tap] for tap in taps}
+
+
+@contextlib.contextmanager
+def listening(model: nn.Module, taps: Sequence[str], visit: Visit) -> Iterator[None]:
+    """Have `visit` meet every output of the tapped modules that is made inside the block."""
+    handles = []
+
+    def listen(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            if tensor is not None and tensor.requires_grad:
+                activation = tensor.detach()
+                on_relevance(tensor, lambda c: visit(name, activation, c))
+
+        return hook
+
+    try:
+        for name, module in check_taps(model, taps).items():
+            handles.append(module.register_forward_hook(listen(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def wide(value: Tensor) -> Tensor:
+    """Return half-precision values as float32, for sums over steps; others as they are."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+class Sums:
+    """Adds up what is found at each tap: over calls of a module, over steps.
+
+    Attributes
+    ----------
+    found : dict of str to Tensor
+
+    Examples
+    --------
+    >>> sums = Sums()
+    >>> sums.add("conv", torch.ones(2))
+    >>> sums.add("conv", torch.ones(2))
+    >>> sums.found["conv"]
+    tensor([2., 2.])
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor] = {}
+        self.calls: Counter[str] = Counter()
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add to one tap."""
+        if name not in self.found:
+            self.found[name] = value
+            return
+        if self.found[name].shape != value.shape:
+            raise DebrideError(
+                f"module '{name}' is called several times with outputs of different shapes, which "
+                "cannot be added up: tap the modules around it"
+            )
+        self.found[name] = self.found[name] + value
+
+    def relevance(self, name: str, activation: Tensor, c: Tensor) -> None:
+        """Add activation ⊙ c: a `Visit`."""
+        self.add(name, activation * c)
+
+
+def _unseen(model: nn.Module, explained: Tensor) -> Mapping[str, list[str]]:
+    """Name the parts whose torch calls a function mode does not see; their gradient is used."""
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            found.setdefault("scripted module", []).append(name)
+        elif isinstance(module, torch._dynamo.OptimizedModule):
+            found.setdefault("compiled module", []).append(name)
+    seen, queue = set(), [explained.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        queue += [following for following, _ in node.next_functions]
+        owner = getattr(node, "_forward_cls", None)
+        if owner is not None and not owner.__module__.startswith("debride."):
+            found.setdefault(f"autograd.Function {owner.__name__}", [])
+    return found

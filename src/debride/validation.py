@@ -1,0 +1,72 @@
+"""What the validation images say of a network that is being cut: its metric, and its distance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from debride.data.batches import unpack
+from debride.errors import DebrideError
+from debride.models.outputs import Task, logits
+from debride.models.state import undisturbed
+from debride.training import validation_metric
+
+
+class Validation:
+    """The validation images, and the original network's outputs on them.
+
+    Attributes
+    ----------
+    original : Tensor
+        (N, K) logits of the network before any cut.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: Iterable[Any], task: Task | None, device: torch.device
+    ) -> None:
+        self.data, self.device = data, device
+        self.original, self.labels = self._run(model)
+        if task is None:
+            multilabel = self.labels.ndim == 2 and self.labels.shape[1] > 1
+            task = "multilabel" if multilabel else "multiclass"
+            task = "binary" if self.original.shape[1] == 1 else task
+        self.task: Task = task
+
+    def outputs(self, model: nn.Module) -> Tensor:
+        """Return a network's (N, K) logits."""
+        return self._run(model)[0]
+
+    def metric(self, outputs: Tensor) -> float:
+        """Return balanced accuracy, or macro ROC AUC if multi-label."""
+        return validation_metric(outputs, self.labels, self.task)
+
+    def divergence(self, outputs: Tensor) -> float:
+        """Return the mean Kullback-Leibler divergence from the original's decisions, in nats."""
+        if self.task == "multiclass":
+            now, before = outputs.log_softmax(1), self.original.log_softmax(1)
+            return float(F.kl_div(now, before, reduction="batchmean", log_target=True))
+        signs = torch.tensor([1.0, -1.0])
+        now, before = (F.logsigmoid(v.unsqueeze(-1) * signs) for v in (outputs, self.original))
+        return float(F.kl_div(now, before, reduction="sum", log_target=True)) / len(outputs)
+
+    def _run(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        scores: list[Tensor] = []
+        truth: list[Tensor] = []
+        with undisturbed(model), torch.no_grad():
+            model.eval()
+            for batch in self.data:
+                images, labels = unpack(batch)
+                if labels is None:
+                    raise DebrideError("the validation data have no labels")
+                scores.append(logits(model(images.to(self.device))).float().cpu())
+                truth.append(labels.cpu())
+        if not scores:
+            raise DebrideError("the validation data are empty: give at least one image")
+        joined = torch.cat(scores)
+        if not bool(torch.isfinite(joined).all()):
+            raise DebrideError("the network gives outputs that are not finite: check its weights")
+        return joined, torch.cat(truth)
