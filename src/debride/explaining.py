@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from debride import screens
+from debride.data.checks import look
 from debride.data.images import open_images
 from debride.data.loading import sample
 from debride.errors import DebrideError
@@ -153,9 +154,10 @@ def _open(
         found = [(file, file.name) for file in files]
         spatial, channels = (1, 1), 3
         if parent is None:
-            with Image.open(files[0]) as first:
-                spatial, channels = (first.height, first.width), len(first.getbands())
-            channels = 1 if channels < 3 else 3
+            first = look(files[0])
+            if first.problem is not None:
+                raise DebrideError(f"cannot read the image '{files[0]}': {first.problem}")
+            spatial, channels = first.spatial, first.channels
     if parent is not None:
         network = stored_network(parent, device)
         classes = parent.classes
