@@ -57,9 +57,9 @@ class Backtrace(Rule):
         signed = is_signed(x)
         size, relevance = x.abs() if signed else x, y * c
         if operator.name == "linear":
-            s, back = _by_rows(size, relevance, operator.weight, bias)
+            s, back = _by_rows(size, relevance, operator, bias)
         else:
-            weight = operator.weight.abs()
+            weight = operator.magnitudes()
             # Nothing reaches an output where this is 0, and so is y: R is 0 there.
             total = operator(size, weight, bias)
             s = relevance.div_(total.clamp_(min=torch.finfo(y.dtype).tiny))
@@ -92,10 +92,10 @@ class Backtrace(Rule):
 
 
 def _by_rows(
-    size: Tensor, relevance: Tensor, weight: Tensor, bias: Tensor | None
+    size: Tensor, relevance: Tensor, operator: LinearOperator, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return s and |W|ᵀs of a linear layer, |W| a few rows at a time: it is never held whole."""
-    tiny = torch.finfo(relevance.dtype).tiny
+    tiny, weight = torch.finfo(relevance.dtype).tiny, operator.weight
     step = max(1, _ROWS_BYTES // (weight.shape[1] * weight.element_size()))
     back = torch.zeros_like(size)
     shares = []

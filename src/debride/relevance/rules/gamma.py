@@ -51,8 +51,8 @@ class Gamma(Rule):
             account.absorb_along(s_down, b + self.gamma * b.clamp(max=0), dim)
         if not signed and not bool(torch.count_nonzero(s_down)):
             # After this operator comes a ReLU: only y > 0 holds relevance.
-            weight = operator.weight + self.gamma * operator.weight.clamp(min=0)
-            return operator.adjoint(s_up, x, weight)
+            weight = operator.weight
+            return operator.adjoint(s_up, x, weight + self.gamma * weight.clamp(min=0))
         # W = W⁺ + W⁻, so that two products serve both signs of y.
         s_above = (1 + self.gamma) * s_up + s_down
         s_below = s_up + (1 + self.gamma) * s_down

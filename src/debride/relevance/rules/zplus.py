@@ -42,7 +42,7 @@ class ZPlus(Rule):
         if signed:
             z, _ = signed_parts(x, y, operator, signed=True, bias=self.bias)
         else:
-            positive = operator.weight.clamp(min=0)
+            positive = operator.positives()
             z = operator(x, positive, bias)
         s = (y * c).div_(z.add_(self.epsilon))
         account.settle(s, bias, self.epsilon, operator.channel_dim)
@@ -103,7 +103,7 @@ def signed_parts(
     One extra product does for both: with A = |W||x| the sums are (Wx + A) / 2 and (Wx − A) / 2.
     """
     b = operator.bias
-    size = operator(x.abs() if signed else x, operator.weight.abs())
+    size = operator(x.abs() if signed else x, operator.magnitudes())
     total, noise = y, size
     if b is not None:
         b = along(b, operator.channel_dim, y)
@@ -127,7 +127,7 @@ def signed_adjoint(
     Wᵀ(s₊ + s₋) and of ±|W|ᵀ(s₊ − s₋).
     """
     both = operator.adjoint(s_above + s_below, x)
-    sided = operator.adjoint(s_above - s_below, x, operator.weight.abs())
+    sided = operator.adjoint(s_above - s_below, x, operator.magnitudes())
     if signed:
         sided = torch.where(x < 0, -sided, sided)
     return both.add_(sided).div_(2)
