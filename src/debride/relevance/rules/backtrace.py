@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Account
+from debride.relevance.ledger import Account, along
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
-from debride.relevance.rules.zplus import along, signed_adjoint, signed_parts
+from debride.relevance.rules.zplus import signed_adjoint, signed_parts
 
 Bounds = Mapping[str, tuple[float, float]]
 _INFINITE = float("inf")
@@ -71,7 +71,7 @@ class Backtrace(Rule):
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         signed, dim = is_signed(x), operator.channel_dim
-        above, below = signed_parts(x, y, operator, signed=signed, bias=False)
+        above, below = signed_parts(x, y, operator, signed=signed)
         below = -below
         low, high = self.bounds.get(account.after or "", (-_INFINITE, _INFINITE))
         keep_above, keep_below = (y >= low).to(y.dtype), (y <= high).to(y.dtype)
@@ -133,7 +133,7 @@ class Contrastive(Rule):
                 f"not in module '{account.where}': use the default mode"
             )
         signed = is_signed(image)
-        above, below = signed_parts(image, out, operator, signed=signed, bias=False)
+        above, below = signed_parts(image, out, operator, signed=signed)
         plus, minus = out * c[:half], out * c[half:]
         single = (above == 0) | (below == 0)
         # Ties go to R⁻, as in the packages.

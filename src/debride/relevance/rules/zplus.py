@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Account
+from debride.relevance.ledger import Account, along
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
@@ -38,16 +38,13 @@ class ZPlus(Rule):
     ) -> Tensor:
         """Return c of the input."""
         bias = operator.bias.clamp(min=0) if self.bias and operator.bias is not None else None
-        signed = is_signed(x)
-        if signed:
-            z, _ = signed_parts(x, y, operator, signed=True, bias=self.bias)
-        else:
-            positive = operator.positives()
-            z = operator(x, positive, bias)
-        s = (y * c).div_(z.add_(self.epsilon))
-        account.settle(s, bias, self.epsilon, operator.channel_dim)
-        if signed:
+        if is_signed(x):
+            z, _ = signed_parts(x, y, operator, signed=True)
+            s = account.share(y * c, z, bias, self.epsilon, operator.channel_dim)
             return signed_adjoint(x, s, torch.zeros_like(s), operator, signed=True)
+        positive = operator.positives()
+        s = (y * c).div_(operator(x, positive, bias).add_(self.epsilon))
+        account.settle(s, bias, self.epsilon, operator.channel_dim)
         return operator.adjoint(s, x, positive)
 
 
@@ -85,37 +82,30 @@ class AlphaBeta(Rule):
     ) -> Tensor:
         """Return c of the input."""
         signed = is_signed(x)
-        above, below = signed_parts(x, y, operator, signed=signed, bias=self.bias)
-        relevance = y * c
-        s_above = (self.alpha * relevance).div_(above.add_(self.epsilon))
-        s_below = (-self.beta * relevance).div_(below.sub_(self.epsilon))
-        b, dim = operator.bias if self.bias else None, operator.channel_dim
-        account.settle(s_above, None if b is None else b.clamp(min=0), self.epsilon, dim)
-        account.settle(s_below, None if b is None else b.clamp(max=0), -self.epsilon, dim)
+        above, below = signed_parts(x, y, operator, signed=signed)
+        b, dim, relevance = operator.bias if self.bias else None, operator.channel_dim, y * c
+        high, low = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
+        s_above = account.share(self.alpha * relevance, above, high, self.epsilon, dim)
+        s_below = account.share(-self.beta * relevance, below, low, -self.epsilon, dim)
         return signed_adjoint(x, s_above, s_below, operator, signed=signed)
 
 
 def signed_parts(
-    x: Tensor, y: Tensor, operator: LinearOperator, *, signed: bool, bias: bool = True
+    x: Tensor, y: Tensor, operator: LinearOperator, *, signed: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the sums of all positive and of all negative contributions to each output.
 
     One extra product does for both: with A = |W||x| the sums are (Wx + A) / 2 and (Wx − A) / 2.
     """
-    b = operator.bias
     size = operator(x.abs() if signed else x, operator.magnitudes())
     total, noise = y, size
-    if b is not None:
-        b = along(b, operator.channel_dim, y)
+    if operator.bias is not None:
+        b = along(operator.bias, operator.channel_dim, y)
         total, noise = y - b, size + b.abs()
     # What rounding leaves of a difference is not a contribution.
-    noise = noise * (8 * torch.finfo(y.dtype).eps)
+    noise = noise * (64 * torch.finfo(y.dtype).eps)
     above, below = (total + size).div_(2), (total - size).div_(2)
-    above.masked_fill_(above < noise, 0)
-    below.masked_fill_(below > -noise, 0)
-    if bias and b is not None:
-        above, below = above + b.clamp(min=0), below + b.clamp(max=0)
-    return above, below
+    return above.masked_fill_(above < noise, 0), below.masked_fill_(below > -noise, 0)
 
 
 def signed_adjoint(
@@ -131,10 +121,3 @@ def signed_adjoint(
     if signed:
         sided = torch.where(x < 0, -sided, sided)
     return both.add_(sided).div_(2)
-
-
-def along(values: Tensor, dim: int, like: Tensor) -> Tensor:
-    """Give one value for each channel the shape that broadcasts along that dimension."""
-    shape = [1] * like.ndim
-    shape[dim] = -1
-    return values.view(shape)
