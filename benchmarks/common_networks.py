@@ -142,11 +142,11 @@ def _huggingface() -> list[Entry]:
         return hf.ViTForImageClassification(config)
 
     def swin() -> nn.Module:
-        return hf.SwinForImageClassification(hf.SwinConfig(image_size=64, num_labels=10))
+        return hf.SwinForImageClassification(hf.SwinConfig(num_labels=10))
 
     return [
         Entry("Hugging Face", "ViT", vit, (3, 64, 64)),
-        Entry("Hugging Face", "Swin", swin, (3, 64, 64)),
+        Entry("Hugging Face", "Swin", swin, (3, 224, 224)),
     ]
 
 
