@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from debride.relevance.engine import Call, RelevancePass, register_operator
-from debride.relevance.identity import passed
+from debride.relevance.identity import passed_softmax
 from debride.relevance.ledger import Account
 
 
@@ -23,17 +23,18 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, account: Account) -> Tensor:
         p = torch.softmax(x, dim)
-        ctx.save_for_backward(x, p)
-        ctx.dim, ctx.account = dim, account
+        ctx.save_for_backward(p)
+        ctx.dim, ctx.account, ctx.dtype = dim, account, x.dtype
         return p
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, p = ctx.saved_tensors
-        back = torch._softmax_backward_data(c, p, ctx.dim, x.dtype)
-        # Where p is 0 so is its relevance, also for a masked score of −inf.
-        shown = torch.where(p == 0, torch.zeros_like(x), x)
-        ctx.account.remain((p * c).sum() - (shown * back).sum())
+        (p,) = ctx.saved_tensors
+        back = torch._softmax_backward_data(c, p, ctx.dim, ctx.dtype)
+        # c of the scores sums to 0 along `dim`, so that log p stands for the scores: they differ
+        # by a constant. Where p is 0 so is its relevance, also for a masked score of −inf.
+        scores = torch.where(p == 0, 0, p.log())
+        ctx.account.remain((p * c).sum() - (scores * back).sum())
         return back, None, None
 
 
@@ -48,7 +49,7 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
     relevance.activated(x, "softmax")
     account = Account(relevance.ledger, relevance.where())
     if relevance.rules.attention in ("pass", "collapse"):
-        p = passed(x, lambda: torch.softmax(x.detach(), dim), account)
+        p = passed_softmax(x, dim, account)
     else:
         p = _Softmax.apply(x, dim, account)
     return relevance.mark_gate(p, "softmax")

@@ -70,7 +70,7 @@ class Call:
         return Call(self.name, self.func, self.args, self.kwargs | {name: value})
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fold:
     """A convolution or linear layer whose output may meet a batch norm."""
 
@@ -79,6 +79,7 @@ class _Fold:
     operator: LinearOperator
     rule: Rule
     account: Account
+    readers: int = 0
 
 
 class RelevancePass(TorchFunctionMode):
@@ -149,6 +150,10 @@ class RelevancePass(TorchFunctionMode):
         """Give one call that depends on the input its rule; handlers use it for their parts."""
         if call.name in _RENAMED:
             call = Call(*_RENAMED[call.name], call.args, call.kwargs)
+        if self._folds:
+            self._count_readers(call.args)
+            if self._may_overwrite(call):
+                return self.apply(call)
         changed = self._out_of_place(call)
         result = self.apply(call)
         if changed is not None and result is not changed:
@@ -265,6 +270,27 @@ class RelevancePass(TorchFunctionMode):
         if type(value) in (tuple, list):
             return type(value)(self._prepare(item) for item in value)
         return value
+
+    def _count_readers(self, values: Iterable[Any]) -> None:
+        for value in values:
+            made = self._folds.get(id(value))
+            if made is not None:
+                made.readers += 1
+            elif type(value) in (tuple, list):
+                self._count_readers(value)
+
+    def _may_overwrite(self, call: Call) -> bool:
+        """Tell whether an in-place ReLU may stay in place, which saves a copy of its input.
+
+        It may where it alone reads what a rule made: R = y ⊙ c is 0 wherever the ReLU changes y.
+        """
+        if call.name != "relu_" and not (call.name == "relu" and call.kwargs.get("inplace")):
+            return False
+        made = self._folds.get(id(call.argument(0, "input")))
+        if made is None or made.readers > 1:
+            return False
+        y = made.output()
+        return y is not None and not y._is_view()
 
     def _out_of_place(self, call: Call) -> Tensor | None:
         """Turn an in-place call into its out-of-place form; return the tensor it would change."""

@@ -26,10 +26,34 @@ class _Passed(torch.autograd.Function):
         x, y = ctx.saved_tensors
         relevance = y * c
         back = relevance / torch.where(x < 0, x - EPSILON, x + EPSILON)
-        # A masked score of −inf has y = 0, so carries nothing.
-        shown = torch.where(torch.isinf(x), torch.zeros_like(x), x)
-        ctx.account.lose((relevance - shown * back).sum())
+        ctx.account.lose((relevance - x * back).sum())
         return back, None, None
+
+
+class _PassedSoftmax(torch.autograd.Function):
+    """Softmax that R passes; the scores are log p + log Σ exp, so that only p is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, account: Account) -> Tensor:
+        p = torch.softmax(x, dim)
+        ctx.save_for_backward(p, torch.logsumexp(x, dim, keepdim=True))
+        ctx.account = account
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        p, total = ctx.saved_tensors
+        x = torch.where(p == 0, 0, p.log() + total)  # a masked score carries nothing
+        relevance = p * c
+        back = relevance / torch.where(x < 0, x - EPSILON, x + EPSILON)
+        ctx.account.lose((relevance - x * back).sum())
+        return back, None, None
+
+
+def passed_softmax(x: Tensor, dim: int, account: Account) -> Tensor:
+    """Return softmax over `dim`, through which R goes to the scores value by value."""
+    p: Tensor = _PassedSoftmax.apply(x, dim, account)
+    return p
 
 
 def passed(x: Tensor, f: Callable[[], Tensor], account: Account) -> Tensor:

@@ -56,7 +56,7 @@ def movement(relevance: RelevancePass, call: Call) -> Any:
     return result
 
 
-@register_operator(*_LINEAR, "relu")
+@register_operator(*_LINEAR, "relu", "relu_")
 def as_gradient(_: RelevancePass, call: Call) -> Any:
     """Linear operators, ReLU and winners: the gradient is the rule."""
     return call()

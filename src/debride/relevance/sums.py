@@ -88,22 +88,21 @@ class _SharedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, half: bool, account: Account) -> Tensor:
-        y = a + b
-        ctx.save_for_backward(a, b, y)
+        ctx.save_for_backward(a, b)
         ctx.half, ctx.account = half, account
-        return y
+        return a + b
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, y = ctx.saved_tensors
-        relevance = y * c
+        a, b = ctx.saved_tensors
+        relevance = (a + b) * c
         if ctx.half:
             # An addend that is 0 can carry nothing: its half is lost.
             parts = [torch.where(v == 0, torch.zeros_like(c), relevance / (2 * v)) for v in (a, b)]
             empty = (a == 0).to(c.dtype) + (b == 0).to(c.dtype)
             ctx.account.lose((relevance * empty).sum() / 2)
         else:
-            s = relevance / (a.abs() + b.abs()).clamp_(min=torch.finfo(y.dtype).tiny)
+            s = relevance / (a.abs() + b.abs()).clamp_(min=torch.finfo(c.dtype).tiny)
             parts = [s * v.sign() for v in (a, b)]
         return parts[0].sum_to_size(a.shape), parts[1].sum_to_size(b.shape), None, None
 

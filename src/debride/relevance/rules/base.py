@@ -63,13 +63,16 @@ class _Propagate(torch.autograd.Function):
         account: Account,
     ) -> Tensor:
         y = output()
-        ctx.save_for_backward(x, y)
+        ctx.save_for_backward(x)
+        # Not saved by autograd: a ReLU may write into y, where c is then 0 (see the engine).
+        ctx.y = y.detach()
         ctx.rule, ctx.operator, ctx.account = rule, operator, account
         return y
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
+        (x,), y = ctx.saved_tensors, ctx.y
+        del ctx.y
         back = ctx.rule.back(x, y, c, ctx.operator, ctx.account)
         if ctx.rule.of_input:
             ctx.account.reach_input(x, back)

@@ -1,4 +1,4 @@
-"""The rule sets that come with the library."""
+"""The rule sets that come with the library; ε = 0, the limit, costs least."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from debride.relevance.rules.gamma import Gamma
 from debride.relevance.rules.sets import RuleSet, register_rules
 from debride.relevance.rules.zplus import AlphaBeta, ZPlus
 
-_STABLE = Epsilon(1e-6)
-
 
 @register_rules("epsilon")
 def epsilon(epsilon: float = 0.0) -> RuleSet:
-    """The ε rule everywhere; ε = 0 costs least."""
+    """The ε rule everywhere."""
     return RuleSet("epsilon", linear=Epsilon(epsilon), convolution=Epsilon(epsilon))
 
 
@@ -35,21 +33,22 @@ def cplrp() -> RuleSet:
 
 
 @register_rules("epsilon_plus")
-def epsilon_plus(bias: bool = True) -> RuleSet:
+def epsilon_plus(epsilon: float = 0.0, bias: bool = True) -> RuleSet:
     """z⁺ for convolutions, ε for linear layers."""
-    return RuleSet("epsilon_plus", linear=_STABLE, convolution=ZPlus(bias=bias))
+    return RuleSet("epsilon_plus", linear=Epsilon(epsilon), convolution=ZPlus(bias=bias))
 
 
 @register_rules("epsilon_plus_flat")
-def epsilon_plus_flat(bias: bool = True) -> RuleSet:
+def epsilon_plus_flat(epsilon: float = 0.0, bias: bool = True) -> RuleSet:
     """z⁺ for convolutions, ε for linear layers, the first layer flat."""
-    return RuleSet("epsilon_plus_flat", _STABLE, ZPlus(bias=bias), first=Flat())
+    return RuleSet("epsilon_plus_flat", Epsilon(epsilon), ZPlus(bias=bias), first=Flat())
 
 
 @register_rules("epsilon_alpha2_beta1_flat")
-def epsilon_alpha2_beta1_flat() -> RuleSet:
+def epsilon_alpha2_beta1_flat(epsilon: float = 0.0) -> RuleSet:
     """αβ with α = 2, β = 1 for convolutions, ε for linear layers, the first layer flat."""
-    return RuleSet("epsilon_alpha2_beta1_flat", _STABLE, AlphaBeta(2.0, 1.0), first=Flat())
+    rule = AlphaBeta(2.0, 1.0)
+    return RuleSet("epsilon_alpha2_beta1_flat", Epsilon(epsilon), rule, first=Flat())
 
 
 @register_rules("epsilon_gamma_box")
@@ -57,9 +56,10 @@ def epsilon_gamma_box(
     low: float | tuple[float, ...] | None = None,
     high: float | tuple[float, ...] | None = None,
     gamma: float = 0.25,
+    epsilon: float = 0.0,
 ) -> RuleSet:
     """γ for convolutions, ε for linear layers, z^B within pixel bounds for the first layer."""
-    return RuleSet("epsilon_gamma_box", _STABLE, Gamma(gamma), first=ZBox(low, high))
+    return RuleSet("epsilon_gamma_box", Epsilon(epsilon), Gamma(gamma), first=ZBox(low, high))
 
 
 @register_rules("dlb")
