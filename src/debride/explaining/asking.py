@@ -139,7 +139,8 @@ def asks_of(
         for each in sets.values():
             mine = {k: text for k, text in pairs.items() if each.has(k, text)}
             made, values = each.make(mine)
-            label = name if len(sets) == 1 else f"{name}-{re.sub(r'[^\w.-]', '_', made.name)}"
+            safe = re.sub(r"[^\w.-]", "_", made.name)
+            label = name if len(sets) == 1 else f"{name}-{safe}"
             if any(ask.label == label for ask in found):
                 raise DebrideError(f"two --rules are called '{made.name}': rename one of them")
             found.append(Ask(name, made, own, told | values, label))

@@ -15,7 +15,6 @@ from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.relevance import methods as registry
 
-
 WORDS = {
     int: "a whole number",
     float: "a number",
