@@ -173,6 +173,7 @@ def difference(towards: int, against: int) -> Callable[[Any], Tensor]:
 
     Examples
     --------
+    >>> import torch
     >>> difference(0, 2)(torch.tensor([[5.0, 1.0, 3.0]])), difference(0, 1)(torch.tensor([[5.0]]))
     (tensor([2.]), tensor([-5.]))
     """

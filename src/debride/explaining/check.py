@@ -44,7 +44,7 @@ class Account:
     worst : float
         Largest |missing| of a module, or of the whole pass, over the |output| of its image.
     place : str
-        The module of `worst`; empty where it is the whole pass.
+        The module of `worst`; empty where no module explains it.
     unknown : tuple of (str, str)
         Operators without a rule, and the module.
     deaf : tuple of (str, str)
@@ -115,12 +115,7 @@ def account(
 ) -> Account:
     """Account for the pass of one method, image by image."""
     audits = [audit(network.model, image, case.goal, rules=rules) for image, case in cases]
-    worst, place = 0.0, ""
-    for each in audits:
-        output = max(abs(float(each.relevance.output[0])), 1e-12)
-        for amount, name in _missing(each):
-            if amount / output > worst:
-                worst, place = amount / output, name
+    worst, place = max(_worst(each) for each in audits)
     unknown = {
         (name, where): None
         for each in audits
@@ -197,11 +192,13 @@ def _backtrace(ask: Ask) -> RuleSet:
     return rule_set("dlb", **options)
 
 
-def _missing(found: Audit) -> Iterator[tuple[float, str]]:
-    for layer in found.layers:
-        yield abs(layer.missing), layer.name
+def _worst(found: Audit) -> tuple[float, str]:
+    """Give the largest |missing| over |output|, and the module that explains it, if one does."""
+    output = max(abs(float(found.relevance.output[0])), 1e-12)
+    amount, name = max(((abs(x.missing), x.name) for x in found.layers), default=(0.0, ""))
     # what goes astray where no call is seen, such as in a custom autograd.Function
-    yield abs(found.relevance.delta), ""
+    whole = abs(found.relevance.delta)
+    return max(amount, whole) / output, name if amount > whole / 2 else ""
 
 
 def _summed(audits: Sequence[Audit]) -> Iterator[tuple[LayerAccount, float]]:
