@@ -16,9 +16,11 @@ import debride
 from debride.data import open_images
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
+from debride.evidence.pictures import picture
 from debride.explaining import raw
 from debride.explaining.asking import asks_of, class_named
 from debride.explaining.maps import shown_cut
+from debride.explaining.work import _pixels
 from debride.relevance import attribute, engine, method_names, rule_set_names
 from debride.relevance.rules.first import ZBox
 from debride.report.overlay import Panel, as_png, figure
@@ -222,6 +224,14 @@ def test_names_are_shown_only_when_asked_for(base: Path, say: Say) -> None:
     done(say(line, "named", "--show-names", "--raw", "none"))
     files = sorted(file.name for file in Path("named").iterdir())
     assert files == ["001-doe_jane.png", "002-roe_rick.png", "index.json"]
+
+
+def test_colours_are_those_of_the_image() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 0], image[:4, :, 1], image[..., 2] = 200, 100, 50
+    image[0, 0] = (255, 255, 0)
+    seen = _pixels(PIXELS.read(image), PIXELS)
+    assert np.array_equal(picture(seen), image)
 
 
 # -- volumes, NIfTI ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from debride import screens
-from debride.data.checks import MEDICAL, SUFFIXES, look
+from debride.data.checks import MEDICAL, SUFFIXES, Look, look_at_all
 from debride.data.images import ImageSource, Record, open_images
 from debride.data.loading import sample
 from debride.errors import DebrideError
@@ -81,10 +81,8 @@ def open_all(settings: ExplainSettings) -> tuple[Network, tuple[str, ...], list[
         screens.say("images", _counted(len(shown), len(files), what))
         stems = _stems([file.name for file in shown], settings.show_names)
         items = [Item(file, stem) for file, stem in zip(shown, stems, strict=True)]
-        first = look(files[0]) if parent is None else None
-        if first is not None and first.problem is not None:
-            raise DebrideError(f"cannot read the image '{files[0]}': {first.problem}")
-        spatial, channels = (first.spatial, first.channels) if first is not None else ((1, 1), 3)
+        first = _looked_at(shown)
+        spatial, channels = first.spatial, first.channels
     if parent is not None:
         return stored_network(parent, device), parent.classes, items, multilabel
     classes = classes or _numbered(settings, spatial, channels)
@@ -134,6 +132,19 @@ def _stems(names: Sequence[str], shown: bool) -> list[str]:
         f"{number:0{width}d}" + (f"-{Path(name).stem}" if shown else "")
         for number, name in enumerate(names, 1)
     ]
+
+
+def _looked_at(files: Sequence[Path]) -> Look:
+    """Look at all files before any work; return what the first one is."""
+    looks = look_at_all(files)
+    for file, found in zip(files, looks, strict=True):
+        if found.problem is not None:
+            bad = sum(each.problem is not None for each in looks)
+            more = f" ({bad} such files)" if bad > 1 else ""
+            raise DebrideError(
+                f"cannot read the image '{file}'{more}: {found.problem}; mend it or take it out"
+            )
+    return looks[0]
 
 
 def _files(path: Path) -> list[Path]:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from debride import __version__, screens
+from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.evidence.pictures import picture
 from debride.evidence.state import frozen
@@ -65,7 +67,8 @@ def explain(settings: ExplainSettings) -> bool:
             image = item.read(network)[None].to(network.device)
             decision = decide(network, image, task, target, against)
             maps = explain_image(network, image, asks, decision, strict=settings.strict)
-            entries.append(_write(stage, item, image[0].cpu(), decision, maps, classes, settings))
+            pixels = _pixels(image[0].cpu(), network.preprocessing)
+            entries.append(_write(stage, item, pixels, decision, maps, classes, settings))
         if passes:
             cases = [
                 (image, decide(network, image, task, target, against))
@@ -126,7 +129,7 @@ def _write(
     seen = picture(image if cut is None else image[:, cut])
     heading, lines = _words(decision, maps[0].score, classes, item.labels)
     if cut is not None:
-        lines.append(f"slice {cut + 1} of {image.shape[1]}, where the maps are largest")
+        lines.append(f"Slice {cut + 1} of {image.shape[1]}, where the maps are largest")
     ends = ("against", "for")
     if decision.against is not None:
         ends = (classes[decision.against], classes[decision.explained])
@@ -149,6 +152,14 @@ def _write(
         "slice": cut,
         "maps": [each.entry(raw) for each, raw in zip(maps, raws, strict=True)],
     }
+
+
+def _pixels(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Undo mean and std of a prepared image (C, *spatial), so that colours are true."""
+    sides = [1] * (image.ndim - 1)
+    mean, std = (torch.tensor(each).view(-1, *sides) for each in
+                 (preprocessing.mean, preprocessing.std))  # fmt: skip
+    return image * std + mean
 
 
 def _words(
