@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 import debride
 from debride.config import Settings
+from debride.files import UNFINISHED
 from debride.settings import (
     ApplySettings,
     DemoSettings,
@@ -35,6 +38,16 @@ COMMANDS = {
     "report": ReportSettings,
     "train": TrainSettings,
 }
+
+
+SCRIPTED = """
+import torch
+from torch import nn
+
+def make(outputs):
+    scripted = torch.jit.script(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return nn.Sequential(scripted, nn.Linear(1, outputs))
+"""
 
 
 def error_of(said: tuple[int, str, str], code: int = 2) -> str:
@@ -108,6 +121,18 @@ def test_version_and_bare_command(say: Say) -> None:
         ("train --data toy.npz --model timm:resnet10 --out x", "timm:resnet10"),
         ("train --data toy.npz --model tinynet:mke --out x", "no function or class 'mke'"),
         ("train --data toy.npz --model runs/none --out x", "no folder 'runs/none'"),
+        ("train --data toy.npz --model timm:nope --out x", "such as timm:resnet18"),
+        ("train --data toy.npz --model tinynet:make --out x --image-size 60000", "too large"),
+        ("train --data toy.npz --model tinynet:make --out x --resize 60000", "too large"),
+        ("train --data toy.npz --model tinynet:make --out x --batch-size 1", "--batch-size 2 or"),
+        ("train --data toy.npz --model tinynet:make --out x --explain -3", "--explain cannot be"),
+        ("train --data toy.npz --model jitnet:make --out x", "the module '0' is TorchScript"),
+        (
+            "prune --data toy.npz --model base --trust --out x --ratio 0.99",
+            "lower the floor (--flo",
+        ),
+        ("prune --data toy.npz --model base --trust --out x --macs 0.00001", "cannot be met"),
+        ("explain --model base --trust --images tinynet.py --out x", "tinynet.py': it is no image"),
         ("train --data toy.npz --model tinynet:make --out x --device cuda:9", "no device 'cuda:9'"),
         ("train --data toy.npz --model tinynet:make --out toy.npz", "is a file"),
         ("train --data toy.npz --model tinynet:make --out .", "is not Debride's"),
@@ -128,9 +153,38 @@ def test_version_and_bare_command(say: Say) -> None:
 def test_mistakes_are_one_sentence_and_leave_nothing(
     line: str, said: str, base: Path, say: Say
 ) -> None:
+    Path("jitnet.py").write_text(SCRIPTED)
     before = sorted(base.parent.iterdir())
     assert said in error_of(say(line))
     assert sorted(base.parent.iterdir()) == before
+
+
+def test_no_name_is_not_the_present_folder(say: Say) -> None:
+    common = ("train", "--out", "x")
+    assert "no images are named" in error_of(say(*common, "--model", "tinynet:make", "--data", ""))
+    assert "--model is empty" in error_of(say(*common, "--model", "", "--data", "toy.npz"))
+
+
+def test_images_left_out_are_named_on_the_screen_and_not_in_the_report(
+    place: Path, say: Say
+) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("dark", 8), ("light", 8)):
+        folder = place / "files" / "train" / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 100, (16, 16)).astype(np.uint8) + 100 * (name == "light")
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    (place / "files" / "train" / "dark" / "mueller_anna.png").write_text("no image")
+    line = "train --data files --model tinynet:make --epochs 1 --no-speed --explain 0 --out skipped"
+    assert "mueller_anna.png" in error_of(say(line))
+    code, out, err = say(line, "--skip-bad")
+    assert (code, err) == (0, "")
+    assert "1 unreadable image left out:" in out
+    assert "train/dark/mueller_anna.png: it is no image" in " ".join(out.split())
+    assert json.loads((place / "skipped/run.json").read_text())["data"]["unreadable"] == 1
+    for written in (place / "skipped").iterdir():
+        assert b"mueller" not in written.read_bytes()
 
 
 def test_finished_run_is_not_overwritten_by_accident(base: Path, say: Say) -> None:
@@ -172,7 +226,11 @@ def test_wrong_order_of_classes_is_suggested(base: Path, say: Say) -> None:
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
-        (OSError(28, "No space left on device"), 1, "no space left on device; run again with"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "no space left on device 'new'; run again with",
+        ),
         (RuntimeError("CUDA out of memory. Tried"), 1, "not enough memory: give a smaller"),
         (MemoryError(), 1, "not enough memory"),
         (ValueError("odd\nthing"), 1, "ValueError: odd; run again with --debug"),
@@ -194,8 +252,13 @@ def test_ctrl_c_says_what_is_kept(say: Say, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("debride.workflow.train", interrupt)
-    code, _, err = say("train --data toy.npz --model tinynet:make --out new")
-    kept = "the finished epochs are kept in new; run the same command again to go on"
+    line = "train --data toy.npz --model tinynet:make --out stopped"
+    code, _, err = say(line)
+    assert (code, err) == (130, "stopped: no epoch was finished, nothing was written\n")
+    Path("stopped").mkdir()
+    Path("stopped", UNFINISHED).touch()
+    code, _, err = say(line)
+    kept = "the finished epochs are kept in stopped; run the same command again to go on"
     assert (code, err) == (130, f"stopped: {kept}\n")
 
 

@@ -363,6 +363,25 @@ def test_check_of_a_sound_network_conserves(base: Path, say: Say) -> None:
     assert Path("sound/001.lrp-attnlrp.npy").exists()
 
 
+def test_check_names_branches_that_receive_nothing(place: Path, say: Say) -> None:
+    (place / "deadnet.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Dead(nn.Module):\n"
+        "    def __init__(self, outputs):\n"
+        "        super().__init__()\n"
+        "        self.one, self.two = (nn.Linear(256, outputs, bias=False) for _ in range(2))\n"
+        "        nn.init.zeros_(self.two.weight)\n"
+        "    def forward(self, x):\n"
+        "        x = x.flatten(1)\n"
+        "        return self.one(x) + self.two(x)\n"
+    )
+    line = "explain --data toy.npz --model deadnet:Dead --limit 2 --check --raw none --out dead"
+    words = " ".join(done(say(line)).split())
+    assert "1 of 1 sums and products gave a branch nothing: add in 'Dead'" in words
+    (found,) = json.loads(Path("dead/conservation.json").read_text())
+    assert found["dead_branches"] == [{"operator": "add", "module": "Dead"}]
+
+
 def test_check_sums_what_does_not_fit_on_the_screen(place: Path, say: Say) -> None:
     (place / "longnet.py").write_text(
         "from torch import nn\n"

@@ -14,6 +14,7 @@ from debride.models.outputs import logits
 from debride.planning.costs import measure
 from debride.pruning import StepRecord
 from debride.recovery import recalibrate
+from debride.validation import Validation
 from planning import toys
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -155,3 +156,23 @@ def test_nothing_accumulates_from_step_to_step() -> None:
 
     prune(_net(), DATA, DATA, macs=0.4, steps=5, evidence=False, on_step=count)
     assert max(alive[2:]) <= alive[2] + 2
+
+
+def test_batches_that_can_be_gone_through_once_are_refused() -> None:
+    with pytest.raises(DebrideError, match="`reference` can be gone through only once"):
+        prune(_net(), iter(DATA), DATA)
+    with pytest.raises(DebrideError, match="`validation` can be gone through only once"):
+        prune(_net(), DATA, (batch for batch in DATA))
+
+
+def test_each_step_keeps_the_normalisation_that_moves_the_outputs_least() -> None:
+    both = prune(_net(), DATA, DATA, macs=0.4, steps=1, evidence=False)
+    tried = {
+        name: prune(_net(), DATA, DATA, macs=0.4, steps=1, normalise=name, evidence=False)
+        for name in ("share_width", "share_width_rank")
+    }
+    judge = Validation(_net(), DATA, None, torch.device("cpu"))
+    distance = {name: judge.divergence(judge.outputs(p.model)) for name, p in tried.items()}
+    best = min(distance, key=lambda name: distance[name])
+    assert both.history[-1].normalise == best
+    assert both.plan.groups == tried[best].plan.groups

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from debride.errors import DebrideError
-from debride.resume import FILE
+from debride.files import UNFINISHED
+from debride.resume import check_progress
 from debride.training import EpochRecord, train, validation_metric
 
 
@@ -81,14 +82,18 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, sto
 
     with pytest.raises(KeyboardInterrupt):
         fit(Tiny(), folder=tmp_path / "cut", on_epoch=stop)
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == [FILE]
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [UNFINISHED]
     resumed, seen = Tiny(seed=9), []
     result = fit(resumed, folder=tmp_path / "cut", on_epoch=seen.append)
     assert [record.epoch for record in seen] == list(range(stop_after + 1, 5))
     assert same(state(whole), state(resumed))
     assert (result.best_epoch, result.best_metric) == (expected.best_epoch, expected.best_metric)
     assert [r.loss for r in result.history] == [r.loss for r in expected.history]
-    assert not list((tmp_path / "cut").iterdir())
+    # all epochs are kept until the results are written: what comes after may be stopped as well
+    again, seen = Tiny(seed=5), []
+    assert fit(again, folder=tmp_path / "cut", on_epoch=seen.append) == result
+    assert not seen
+    assert same(state(whole), state(again))
 
 
 def test_a_resumed_training_must_be_the_same_one(tmp_path: Path):
@@ -99,11 +104,38 @@ def test_a_resumed_training_must_be_the_same_one(tmp_path: Path):
         fit(Tiny(), folder=tmp_path, on_epoch=stop)
     with pytest.raises(DebrideError, match="unfinished training with epochs 4 instead of 5"):
         fit(Tiny(), folder=tmp_path, epochs=5)
+    assert check_progress(tmp_path, {"epochs": 4})
+    with pytest.raises(DebrideError, match="unfinished training with epochs 4 instead of 5"):
+        check_progress(tmp_path, {"epochs": 5})
+    assert not check_progress(tmp_path / "empty", {"epochs": 5})
     with pytest.raises(DebrideError, match="unfinished training with another network"):
         fit(Tiny(outputs=3), folder=tmp_path)
-    (tmp_path / FILE).write_bytes(b"\x00" * 20)
+    (tmp_path / UNFINISHED).write_bytes(b"\x00" * 20)
     with pytest.raises(DebrideError, match="is damaged"):
         fit(Tiny(), folder=tmp_path)
+
+
+def test_a_training_that_diverges_leaves_nothing(tmp_path: Path):
+    def break_it(record: EpochRecord) -> None:
+        with torch.no_grad():
+            model.head[2].weight.fill_(float("inf"))
+
+    model = Tiny()
+    with pytest.raises(DebrideError, match=r"not finite|became (nan|inf)"):
+        fit(model, folder=tmp_path / "run", on_epoch=break_it)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_norm_refuses_single_images_and_others_learn_from_them():
+    images, labels = data(8, seed=1).dataset.tensors
+    single = DataLoader(TensorDataset(images, labels), 1)
+    choices = {"task": "multiclass", "classes_counts": [4, 4], "epochs": 1}
+    with pytest.raises(DebrideError, match="give --batch-size 2 or more"):
+        train(Tiny(), single, single, **choices)
+    plain = nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.Linear(2, 2))
+    before = state(plain)
+    train(plain, single, single, **choices)
+    assert not torch.equal(before["2.bias"], plain[2].bias)
 
 
 def test_everything_else_stays_as_it_was():

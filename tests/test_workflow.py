@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,18 @@ def test_apply_gives_the_same_network_as_prune(half: Path, say: Say) -> None:
     assert torch.equal(first["8.bias"], second["8.bias"])
 
 
+def test_a_plan_without_a_coupled_layer_is_refused(half: Path, say: Say) -> None:
+    plan = json.loads((half / "plan.json").read_text())
+    removed = plan["groups"][0]["members"].pop()
+    Path("edited.json").write_text(json.dumps(plan))
+    line = "apply --data toy.npz --model base --trust --out edited --no-speed --explain 0 --plan"
+    code, _, err = say(line, "edited.json")
+    assert (code, f"'{plan['groups'][0]['name']}' lacks '{removed[0]}'" in err) == (2, True)
+    code, _, err = say(line, "half/run.json")
+    assert (code, "this is JSON, and no plan: give the plan.json" in err) == (2, True)
+    assert not Path("edited").exists()
+
+
 def test_evaluate_beside_the_original(half: Path, say: Say) -> None:
     line = (
         "evaluate --data toy.npz --model half --original base --trust --split val --no-speed "
@@ -79,6 +92,51 @@ def test_evaluate_beside_the_original(half: Path, say: Say) -> None:
     assert "kept" in out
     evidence = json.loads(Path("measured/evidence.json").read_text())
     assert (evidence["split"], evidence["images"]) == ("val", 45)
+
+
+def test_evaluation_replaces_its_own_folder_and_no_other(
+    base: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "evaluate --data toy.npz --model base --trust --split val --no-speed --explain 1 --out"
+    assert say(line, "seen")[0] == 0
+    first = sorted(file.name for file in Path("seen").iterdir())
+    assert first == ["evidence.json", "heatmaps.safetensors", "report.html", "run.json"]
+    assert say(line, "seen")[0] == 0
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {file: file.read_bytes() for file in Path("seen").iterdir()}
+    monkeypatch.setattr("debride.evidence.Evidence.save_samples", fail)
+    code, _, err = say(line, "seen")
+    assert (code, "cannot write 'seen': No space left on device" in err) == (2, True)
+    assert {file: file.read_bytes() for file in Path("seen").iterdir()} == before
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    code, _, err = say(line, "mine")
+    assert (code, "holds something that is not Debride's" in err) == (2, True)
+
+
+def test_a_training_stopped_while_it_is_measured_goes_on_there(
+    place: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    line = "train --data toy.npz --model tinynet:make --epochs 2 --no-speed --explain 1 --out late"
+    with monkeypatch.context() as patched:
+        patched.setattr("debride.workflow.measure_evidence", interrupt)
+        code, out, err = say(line)
+    assert (code, "the finished epochs are kept in late" in err) == (130, True)
+    assert [file.name for file in Path("late").iterdir()] == ["resume.safetensors"]
+    code, _, err = say(line, "--batch-size", 8)
+    assert (code, "batch_size 64 instead of 8" in err) == (2, True)
+    code, out, err = say(line)
+    assert (code, err) == (0, "")
+    assert "resuming" in out
+    assert "epoch 1" not in out.replace("best       epoch 1", "")
+    assert (place / "late/report.html").exists()
+    assert not (place / "late/resume.safetensors").exists()
 
 
 def test_explain_draws_one_png_per_image(half: Path, say: Say) -> None:
@@ -102,6 +160,18 @@ def test_report_is_written_anew_from_the_folder(half: Path, say: Say) -> None:
     code, _, err = say("report", "--run", "half", "--show-names", "--out", "named.html")
     assert code == 0, err
     assert Path("named.html").read_text() != before
+
+
+def test_a_damaged_run_is_one_sentence(half: Path, say: Say, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(half, copy)
+    run = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**run, "data": {}}))
+    code, _, err = say("report --show-names --run", copy)
+    assert (code, "does not say which images these were" in err) == (2, True)
+    (copy / "run.json").write_text("{}")
+    code, _, err = say("report --run", copy)
+    assert (code, "run.json' is damaged: make the run again" in err) == (2, True)
 
 
 def test_doctor_says_what_can_be_cut_and_explained(base: Path, say: Say) -> None:

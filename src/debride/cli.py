@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ from rich.markup import escape
 from debride import __version__
 from debride.config import Settings
 from debride.errors import DebrideError
+from debride.files import UNFINISHED
 from debride.flags import signature
+from debride.interrupts import orderly_interrupts
 from debride.settings import (
     ApplySettings,
     DemoSettings,
@@ -56,7 +59,7 @@ def command(
     panel: str,
     *,
     epilog: str,
-    interrupted: str = "nothing was written",
+    interrupted: Callable[[S], str] = lambda _: "nothing was written",
 ) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
     """Register a function of one settings object as a command with a flag per setting."""
 
@@ -66,8 +69,11 @@ def command(
             try:
                 function(resolved)
             except KeyboardInterrupt:
-                kept = interrupted.format(out=getattr(resolved, "out", None))
-                raise _InterruptedError(kept) from None
+                raise _InterruptedError(interrupted(resolved)) from None
+            except OSError as error:
+                if error.errno == errno.ENOSPC and error.filename is None:
+                    error.filename = getattr(resolved, "out", None)
+                raise
 
         run.__signature__ = signature(settings)  # type: ignore[attr-defined]
         run.__annotations__ = {
@@ -81,7 +87,19 @@ def command(
     return register
 
 
-@command(DemoSettings, "Start here", epilog="Example: debride demo")
+def _demo_kept(settings: DemoSettings) -> str:
+    if not settings.out.is_dir():
+        return "nothing was written"
+    return f"what was done so far is in {settings.out}; debride demo begins anew"
+
+
+def _epochs_kept(settings: TrainSettings) -> str:
+    if not (settings.out / UNFINISHED).exists():
+        return "no epoch was finished, nothing was written"
+    return f"the finished epochs are kept in {settings.out}; run the same command again to go on"
+
+
+@command(DemoSettings, "Start here", epilog="Example: debride demo", interrupted=_demo_kept)
 def demo(settings: DemoSettings) -> None:
     """Train a small network on drawn radiographs, halve it, and show the report (minutes)."""
     from debride.demo import run
@@ -106,7 +124,7 @@ def doctor(settings: DoctorSettings) -> None:
     "Work",
     epilog="Example: debride train --data scans/ --model torchvision:resnet18 "
     "--image-size 64 --out runs/base",
-    interrupted="the finished epochs are kept in {out}; run the same command again to go on",
+    interrupted=_epochs_kept,
 )
 def train(settings: TrainSettings) -> None:
     """Train a baseline, for those who have no network; run it again after Ctrl-C to go on."""
@@ -181,9 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return app(given, prog_name="debride", standalone_mode=False) or 0
+        with orderly_interrupts(__file__):
+            return app(given, prog_name="debride", standalone_mode=False) or 0
     except _InterruptedError as error:
         return _fail(str(error), 130, "[yellow]stopped:[/yellow]")
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("nothing was written", 130, "[yellow]stopped:[/yellow]")
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

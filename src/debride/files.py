@@ -11,6 +11,9 @@ from pathlib import Path
 
 from debride.errors import DebrideError
 
+UNFINISHED = "resume.safetensors"
+"""The file that an unfinished training is kept in."""
+
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write a file under a temporary name beside `path`, then rename it.

@@ -15,11 +15,12 @@ from torch import nn
 from debride.artifact.bundle import Bundle, read_bundle
 from debride.data.images import ImageSource, open_images
 from debride.data.loading import loader, sample
-from debride.data.preprocessing import Preprocessing, measure_normalisation
+from debride.data.preprocessing import Preprocessing, check_size, measure_normalisation
 from debride.errors import DebrideError
 from debride.evidence.evidence import Task
 from debride.models.checkpoints import infer_fit, load_state, read_state
 from debride.models.outputs import logits, task_of
+from debride.models.plain import check_plain
 from debride.models.spec import ModelSpec, build
 from debride.models.state import undisturbed
 
@@ -132,6 +133,8 @@ def open_data(settings: DataSettings, classes: Sequence[str] | None) -> ImageSou
 
 def open_parent(settings: NetworkSettings, device: torch.device) -> Bundle | None:
     """Open --model where it is a folder; None where it is the name of a network."""
+    if not settings.model.strip():
+        raise DebrideError("--model is empty: give the name of a network or a folder")
     folder = Path(settings.model)
     if not folder.is_dir():
         if "/" in settings.model or settings.model in (".", ".."):
@@ -179,6 +182,7 @@ def open_network(
 ) -> Network:
     """Build the network that --model names, with --weights, for images of that size."""
     spatial = _seen_size(settings, spatial)
+    check_size(spatial)
     spec = ModelSpec(
         source=settings.model,
         outputs=outputs,
@@ -219,13 +223,16 @@ def _outputs_of(model: nn.Module, spec: ModelSpec) -> int:
     Raises
     ------
     DebrideError
-        Where the network does not run on images of that size.
+        Where the network cannot be looked into, or does not run on images of that size.
     """
     blank = torch.zeros(1, spec.channels, *spec.spatial)
     with undisturbed(model), torch.no_grad():
         model.eval()
         try:
+            check_plain(model, blank)
             output = model(blank)
+        except DebrideError:
+            raise
         except Exception as error:  # whatever a stranger's network raises
             size = "×".join(str(length) for length in spec.spatial)
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.criteria import check_criterion, score
-from debride.data.batches import unpack
+from debride.data.batches import check_repeatable, unpack
 from debride.errors import DebrideError
 from debride.evidence import Evidence, evaluate
 from debride.models.outputs import Task
@@ -184,6 +184,7 @@ def prune(
     >>> small.plan.macs_kept < 0.51
     True
     """
+    check_repeatable(reference=reference, validation=validation, recovery_data=recovery_data)
     kind, kept = read_budget(macs=macs, params=params, ratio=ratio)
     check_criterion(criterion)
     check_recovery(recovery)

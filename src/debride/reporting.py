@@ -23,6 +23,8 @@ def report(settings: ReportSettings) -> None:
     """Write the report of a finished run anew, from the files in its folder."""
     folder = settings.run
     run = _read_json(folder / "run.json")
+    if not isinstance(run.get("settings"), dict) or "command" not in run:
+        raise DebrideError(f"'{folder / 'run.json'}' is damaged: make the run again")
     evidence = Evidence.from_dict(_read_json(folder / "evidence.json"))
     evidence = evidence.load_samples(folder / "heatmaps.safetensors")
     plan_file = folder / "plan.json"
@@ -39,15 +41,17 @@ def report(settings: ReportSettings) -> None:
 
 def _same_images(run: Mapping[str, Any]) -> ImageSource:
     """Open the images of a run again, for their names; refuse if they have changed."""
-    stored = run.get("settings", {})
+    stored, data = run["settings"], run.get("data")
+    if not isinstance(data, dict) or not {"classes", "sha256"} <= set(data):
+        raise DebrideError("run.json does not say which images these were: leave --show-names out")
     source = open_images(
         stored.get("data", ""),
-        classes=run["data"]["classes"],
+        classes=data["classes"],
         skip_bad=stored.get("skip_bad", False),
         validation=stored.get("validation", 0.15),
         seed=stored.get("seed", 0),
     )
-    if source.fingerprint() != run["data"]["sha256"]:
+    if source.fingerprint() != data["sha256"]:
         raise DebrideError(
             f"the images in '{stored.get('data')}' are not those of the run any more: "
             "leave --show-names out"

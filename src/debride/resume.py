@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
+from debride.files import UNFINISHED
 
-FILE = "resume.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -82,14 +83,17 @@ def write_progress(
         "best": {"epoch": best.epoch, "metric": best.metric, "loss": best.loss},
         "network": _network(model),
     }
-    target = folder / FILE
-    temporary = folder / f".{FILE}.{os.getpid()}"
+    target = folder / UNFINISHED
+    temporary = folder / f".{UNFINISHED}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         plain = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
         save_file(_unshared(plain), temporary, metadata={"state": json.dumps(state_json)})
         temporary.replace(target)
     except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            folder.rmdir()  # where nothing else is in it
         raise DebrideError(f"cannot write '{target}': {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -108,24 +112,12 @@ def read_progress(
     DebrideError
         When the file is damaged or belongs to a training with other settings.
     """
-    path = folder / FILE
-    if not path.is_file():
+    if not (folder / UNFINISHED).is_file():
         return None
-    way_out = f"finish it with the settings it began with, or delete '{path}' to start anew"
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise DebrideError(f"'{path}' is damaged ({error}): delete it to start anew") from error
-    different = [
-        f"{name} {state['settings'].get(name)} instead of {value}"
-        for name, value in settings.items()
-        if state["settings"].get(name) != value
-    ]
-    if different or state["network"] != _network(model):
-        what = ", ".join(different) or "another network"
-        raise DebrideError(f"'{folder}' holds an unfinished training with {what}: {way_out}")
+    state, tensors = _read(folder)
+    _same_settings(folder, state["settings"], settings)
+    if state["network"] != _network(model):
+        raise _other(folder, "another network")
     model.load_state_dict(_under("model.", tensors))
     for name, parameter in model.named_parameters():
         if f"exp_avg.{name}" in tensors:
@@ -145,9 +137,58 @@ def read_progress(
     return Progress(history, Best(best["epoch"], best["metric"], best["loss"], weights))
 
 
+def check_progress(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Tell whether a folder holds an unfinished training, before any image is read.
+
+    Parameters
+    ----------
+    settings
+        What is already known of the settings that `read_progress` will compare.
+
+    Raises
+    ------
+    DebrideError
+        When the file is damaged or belongs to a training with other settings.
+    """
+    if not (folder / UNFINISHED).is_file():
+        return False
+    _same_settings(folder, _read(folder, weights=False)[0]["settings"], settings)
+    return True
+
+
 def remove_progress(folder: Path) -> None:
-    """Remove the state of a training that has ended."""
-    (folder / FILE).unlink(missing_ok=True)
+    """Remove the state of a training, and its folder where nothing else is in it."""
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _read(folder: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    path = folder / UNFINISHED
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            names = file.keys() if weights else ()
+            return state, {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DebrideError(f"'{path}' is damaged ({error}): delete it to start anew") from error
+
+
+def _same_settings(folder: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    different = [
+        f"{name} {kept.get(name)} instead of {value}"
+        for name, value in given.items()
+        if kept.get(name) != value
+    ]
+    if different:
+        raise _other(folder, ", ".join(different))
+
+
+def _other(folder: Path, what: str) -> DebrideError:
+    return DebrideError(
+        f"'{folder}' holds an unfinished training with {what}: finish it with the settings it "
+        f"began with, or delete '{folder / UNFINISHED}' to start anew"
+    )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from debride.opening import Job
     from debride.pruning import StepRecord
 
+LISTED = 20
+"""Names of unreadable images that are shown, at most."""
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -77,7 +79,12 @@ def show_source(source: ImageSource) -> None:
     for note in source.notes:
         say("", note)
     if source.skipped:
-        say("", f"{plural(len(source.skipped), 'unreadable image')} left out")
+        # the user's own terminal may see names; reports get the count
+        say("", f"{plural(len(source.skipped), 'unreadable image')} left out:")
+        for line in source.skipped[:LISTED]:
+            say("", line)
+        if len(source.skipped) > LISTED:
+            say("", f"and {len(source.skipped) - LISTED} more")
 
 
 def show_preparation(preprocessing: Preprocessing, how: str) -> None:

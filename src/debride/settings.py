@@ -34,7 +34,7 @@ class DataSettings(Settings):
     )
     skip_bad: bool = option(
         False,
-        "Leave out images that cannot be read, and count them, instead of stopping.",
+        "Leave out images that cannot be read, and list them, instead of stopping.",
         panel="Images",
         metavar="",
     )
@@ -201,11 +201,15 @@ class TrainSettings(OutputSettings, NetworkSettings, DataSettings):
         "Highest learning rate (warm-up, then cosine).",
         panel="Training",
         metavar="RATE",
-        shown="0.001 with batch norm, 0.0005 without",
+        shown="0.0005",
         gt=0,
     )
     explain: int = option(
-        8, "Test images shown with their heatmap; 0 for none.", panel="Evidence", metavar="INTEGER"
+        8,
+        "Test images shown with their heatmap; 0 for none.",
+        panel="Evidence",
+        metavar="INTEGER",
+        ge=0,
     )
     speed: bool = option(
         True, "Measure CPU latency at batch 1 and 16.", panel="Evidence", metavar=""
@@ -250,6 +254,14 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         "Rank channels over the whole network (global) or within each layer (layer).",
         panel="Cutting",
         metavar="NAME",
+    )
+    floor: float = option(
+        0.05,
+        "Share of its channels that every layer keeps at least.",
+        panel="Cutting",
+        metavar="SHARE",
+        ge=0,
+        le=1,
     )
     reference: int = option(
         20,

@@ -15,6 +15,7 @@ import torch
 from sklearn.metrics import recall_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from debride.data.batches import unpack
 from debride.errors import DebrideError
@@ -69,6 +70,7 @@ def train(
     seed: int = 0,
     device: str | torch.device | None = None,
     folder: str | Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> TrainResult:
     """Train `model` in place; afterwards it holds the weights of its best epoch.
@@ -94,13 +96,16 @@ def train(
         Where to train; by default where the network is. It is put back there.
     folder
         Where the state is kept at the end of each epoch. A training that was interrupted there
-        goes on, and ends with the same weights as if it had not been.
+        goes on, and ends with the same weights as if it had not been. The state stays until
+        `debride.resume.remove_progress`, or a network written to the folder, takes it away.
+    recorded
+        Further settings, kept with the state: who goes on must give the same.
 
     Raises
     ------
     DebrideError
-        For no images, a loss that is not finite, or a folder that holds an unfinished training
-        with other settings.
+        For no images, single images before a batch norm, outputs that are not finite (the state
+        is removed then), or a folder that holds an unfinished training with other settings.
     """
     counts = list(
         classes_counts.values() if isinstance(classes_counts, Mapping) else classes_counts
@@ -113,7 +118,14 @@ def train(
     home = next(model.parameters()).device
     device = torch.device(device) if device is not None else home
     rate = DEFAULT_RATE if lr is None else lr
+    batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if batch_norm and steps > 1 and getattr(train_data, "batch_size", None) == 1:
+        raise DebrideError(
+            "the network has batch norm, which cannot learn from one image at a time: "
+            "give --batch-size 2 or more"
+        )
     settings = {
+        **(recorded or {}),
         "epochs": epochs,
         "lr": rate,
         "weight_decay": weight_decay,
@@ -122,7 +134,7 @@ def train(
         "steps": steps,
         "counts": counts,
     }
-    run = _Run(model, task, _objective(task, counts, train_data, device), device)
+    run = _Run(model, task, _objective(task, counts, train_data, device), device, batch_norm)
     with undisturbed(model), _placed(model, device):
         optimizer = torch.optim.AdamW(_parameter_groups(model, rate, weight_decay), fused=True)
         progress = Progress.start(model)
@@ -141,7 +153,7 @@ def train(
                     loss = run.epoch(
                         train_data, optimizer, bar, (epoch - 1) * steps, epochs * steps
                     )
-                metric, validation_loss = run.validate(val_data)
+                metric, validation_loss = run.validate(val_data, epoch)
                 record = EpochRecord(
                     epoch,
                     loss,
@@ -153,18 +165,24 @@ def train(
                 history.append(record)
                 if (metric, -validation_loss) > (best.metric, -best.loss):
                     best = best.replaced(model, epoch, metric, validation_loss)
-                if folder is not None and epoch < epochs:
+                if folder is not None:
                     state = Progress([asdict(entry) for entry in history], best)
                     write_progress(Path(folder), model, optimizer, settings, state)
                 if on_epoch is not None:
                     on_epoch(record)
+        except _DivergedError:
+            if folder is not None:
+                remove_progress(Path(folder))
+            raise
         finally:
             if isinstance(bar, Generator):
                 bar.close()
         best.restore(model)
-    if folder is not None:
-        remove_progress(Path(folder))
     return TrainResult(tuple(history), best.epoch, best.metric)
+
+
+class _DivergedError(DebrideError):
+    """The training has no way back: what was kept of it is of no use."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +193,7 @@ class _Run:
     task: Task
     objective: Objective
     device: torch.device
+    batch_norm: bool
 
     def epoch(
         self,
@@ -189,14 +208,14 @@ class _Run:
         for step, batch in enumerate(data, start=first):
             next(bar, None)
             image, label = self._batch(batch)
-            if len(image) == 1 and images:
-                continue  # batch norm cannot learn from one image; it comes back next epoch
+            if len(image) == 1 and images and self.batch_norm:
+                continue  # it cannot learn from one image; it comes back next epoch
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * _schedule(step, total)
             loss = self.objective(logits(self.model(image)), label)
             value = loss.item()
             if not math.isfinite(value):
-                raise DebrideError(
+                raise _DivergedError(
                     f"the training loss became {value} at step {step + 1}: "
                     "give a lower learning rate (--lr)"
                 )
@@ -207,7 +226,7 @@ class _Run:
             losses, images = losses + value * len(image), images + len(image)
         return losses / max(images, 1)
 
-    def validate(self, data: Iterable[Any]) -> tuple[float, float]:
+    def validate(self, data: Iterable[Any], epoch: int) -> tuple[float, float]:
         self.model.eval()
         scores, labels = [], []
         # Not inference_mode: what a network caches here must serve the next epoch's backward.
@@ -220,6 +239,11 @@ class _Run:
                 raise DebrideError("there are no validation images")
             score, label = torch.cat(scores), torch.cat(labels)
             loss = self.objective(score, label).item()
+        if not (math.isfinite(loss) and bool(torch.isfinite(score).all())):
+            raise _DivergedError(
+                f"the outputs on validation images are not finite after epoch {epoch}: "
+                "give a lower learning rate (--lr)"
+            )
         return validation_metric(score.cpu(), label.cpu(), self.task), loss
 
     def _batch(self, batch: Any) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from debride import provenance, screens
-from debride.artifact.bundle import read_bundle, write_bundle
+from debride.artifact.bundle import read_bundle, write_bundle, write_findings
 from debride.checks import Check, check
 from debride.criteria import check_criterion
+from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
-from debride.files import write_atomic
+from debride.files import UNFINISHED
 from debride.opening import Job, open_job
+from debride.planning.make import check_members
 from debride.planning.plan import Plan
 from debride.progress import track
 from debride.provenance import Stopwatch
@@ -30,9 +31,9 @@ from debride.recovery import recover
 from debride.relevance.rules import rule_set
 from debride.report import render
 from debride.reporting import names_of, read_text
-from debride.resume import FILE as UNFINISHED
+from debride.resume import check_progress
 from debride.surgery.removal import apply as cut
-from debride.training import EpochRecord
+from debride.training import DEFAULT_RATE, EpochRecord
 from debride.training import train as fit
 
 if TYPE_CHECKING:
@@ -44,11 +45,19 @@ if TYPE_CHECKING:
         TrainSettings,
     )
 
+_RESUMED = set(
+    "epochs seed batch_size validation classes image_size resize crop channels mean std".split()
+)
+"""Settings that must be the same where a training goes on."""
+
 
 def train(settings: TrainSettings) -> None:
     """Train a baseline and write it with its evidence and report."""
     watch = Stopwatch()
     _free(settings.out, settings.overwrite)
+    asked = settings.model_dump(mode="json", include=_RESUMED)
+    asked["lr"] = settings.lr or DEFAULT_RATE
+    resuming = check_progress(settings.out, asked)
     job = open_job(settings, fresh=True)
     network = job.network
     if network.parent is not None and network.parent.plan is not None:
@@ -57,7 +66,7 @@ def train(settings: TrainSettings) -> None:
             "train further: give the name of a network"
         )
     screens.show_job(job)
-    if (settings.out / UNFINISHED).exists():
+    if resuming:
         screens.say("resuming", f"the unfinished training in {settings.out}")
 
     def tell(record: EpochRecord) -> None:
@@ -80,6 +89,7 @@ def train(settings: TrainSettings) -> None:
             seed=settings.seed,
             device=network.device,
             folder=settings.out,
+            recorded=asked,
             on_epoch=tell,
         )
     results = {
@@ -90,13 +100,6 @@ def train(settings: TrainSettings) -> None:
         },
         "validation": {"model": result.best_metric, "metric": _metric(job)},
     }
-
-    def write(evidence: Evidence | None) -> None:
-        run = _run("train", settings, watch, job, results)
-        _write(settings.out, job, run, evidence, None, {})
-
-    # at once, so that Ctrl-C while measuring does not cost the training
-    write(None)
     with watch.part("evidence"):
         evidence = measure_evidence(
             network.model,
@@ -108,7 +111,8 @@ def train(settings: TrainSettings) -> None:
             speed=settings.speed,
             seed=settings.seed,
         )
-    write(evidence)
+    run = _run("train", settings, watch, job, results)
+    _write(settings.out, job, run, evidence, None, {})
     screens.say("best", f"epoch {result.best_epoch}, {_metric(job)} {result.best_metric:.3f}")
     screens.show_evidence(evidence, names=("", "trained"))
     _done(settings.out / "report.html")
@@ -144,6 +148,7 @@ def prune(settings: PruneSettings) -> None:
             ratio=settings.ratio,
             steps=settings.steps,
             ranking=settings.ranking,
+            floor=settings.floor,
             recovery=settings.recovery,
             recovery_data=job.recalibration(),
             task=job.task,
@@ -164,6 +169,8 @@ def apply(settings: ApplySettings) -> None:
     _whole(job)
     screens.show_job(job)
     plan.check(job.network.model)
+    example, _ = unpack(next(iter(job.batches("val", batch_size=1))))
+    check_members(job.network.model, plan, example.to(job.network.device))
     with watch.part("checking"):
         before = _check(job, force=settings.force)
     with watch.part("pruning"):
@@ -216,8 +223,10 @@ def _finish(
 def evaluate(settings: EvaluateSettings) -> None:
     """Measure a network on a split, alone or beside its original."""
     watch = Stopwatch()
-    if settings.out is not None and (settings.out / "model.json").exists():
-        raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
+    if settings.out is not None:
+        if (settings.out / "model.json").exists():
+            raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
+        _free(settings.out, overwrite=True)
     job = open_job(settings)
     screens.show_job(job)
     split = settings.split
@@ -260,13 +269,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     history = {"history": parent.run["history"]} if parent and "history" in parent.run else {}
     run = _run("evaluate", settings, watch, job, history)
     names = names_of(job.source, split) if settings.show_names else None
-    write_atomic(settings.out / "run.json", json.dumps(run, indent=1) + "\n")
-    write_atomic(settings.out / "evidence.json", json.dumps(evidence.to_dict(), indent=1) + "\n")
-    evidence.save_samples(settings.out / "heatmaps.safetensors")
-    if plan is not None:
-        write_atomic(settings.out / "plan.json", plan.to_json())
     html = render(run, evidence, plan, show_names=settings.show_names, names=names)
-    write_atomic(settings.out / "report.html", html)
+    write_findings(settings.out, plan=plan, run=run, evidence=evidence, report_html=html)
     _done(settings.out / "report.html")
 
 
@@ -330,7 +334,8 @@ def _free(out: Path, overwrite: bool, source: str = "") -> None:
         raise DebrideError(f"--out '{out}' is the folder of --model: give a new folder")
     if out.is_dir() and any(out.iterdir()):
         finished = (out / "model.json").exists()
-        if not finished and not (out / UNFINISHED).exists():
+        others = (UNFINISHED, "evidence.json")  # a training, or what debride evaluate wrote
+        if not finished and not any((out / name).exists() for name in others):
             raise DebrideError(
                 f"'{out}' holds something that is not Debride's: give --out a new folder"
             )
@@ -353,13 +358,11 @@ def _write(
     out: Path,
     job: Job,
     run: Mapping[str, Any],
-    evidence: Evidence | None,
+    evidence: Evidence,
     plan: Plan | None,
     names: Mapping[int, str],
 ) -> None:
-    html = None
-    if evidence is not None:
-        html = render(run, evidence, plan, show_names=bool(names), names=names or None)
+    html = render(run, evidence, plan, show_names=bool(names), names=names or None)
     write_bundle(
         out,
         job.network.model,

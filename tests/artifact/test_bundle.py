@@ -275,6 +275,10 @@ def test_predict_py_classifies_from_the_folder_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["predict.py", "missing.png"])
     with pytest.raises(SystemExit, match=r"error: no file 'missing.png': give an existing image"):
         runpy.run_path(str(moved / "predict.py"))
+    (tmp_path / "scan").write_bytes(b"\0" * 128 + b"DICM")
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(tmp_path / "scan")])
+    with pytest.raises(SystemExit, match=r"error: cannot read .*scan': it is DICOM.* as PNG$"):
+        runpy.run_path(str(moved / "predict.py"))
 
 
 def test_classify_says_every_label_above_one_half(tmp_path: Path):

@@ -195,6 +195,8 @@ def spec(**fields: Any) -> Callable[[dict[str, Any]], Any]:
         (spec(source="timm:local-dir:evil"), "timm has no network"),
         (spec(outputs=10**12), "damaged at 'spec.outputs'"),
         (spec(outputs=-1), "damaged at 'spec.outputs'"),
+        (lambda m: m.update(task="binary"), "do not make a binary network"),
+        (lambda m: m.update(classes=["a", "b", "c"]), "2 outputs for 3 classes do not make"),
         (spec(outputs=3), "the plan was made for another architecture"),
         (spec(spatial=[32]), "the data are 1-D"),
         (spec(options={"checkpoint_path": "/etc/passwd"}), "'checkpoint_path' is not an option"),

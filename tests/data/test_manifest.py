@@ -30,6 +30,15 @@ def test_paths_labels_and_groups(tmp_path: Path) -> None:
     assert (first.group, first.label) == ("p0", 0)
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_separators_are_read_too(tmp_path: Path, mark: str) -> None:
+    lines = [f"{n}.png,{n % 2},train,p{n}" for n in range(8)] + ["v.png,0,val,v", "w.png,1,val,w"]
+    path = manifest(tmp_path, lines)
+    path.write_text(path.read_text("utf-8-sig").replace(",", mark), encoding="utf-8-sig")
+    source = open_images(path)
+    assert (source.classes, source.counts("train")) == (("0", "1"), {"0": 4, "1": 4})
+
+
 def test_several_labels(tmp_path: Path) -> None:
     lines = ["a.png,cyst|mass,train,1", "b.png,,train,2", "c.png,mass,train,3", "d.png,cyst,val,4"]
     source = open_images(manifest(tmp_path, lines))

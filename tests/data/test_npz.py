@@ -71,6 +71,7 @@ def put(name: str, value: Any) -> Callable[[Arrays], Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (put("train_images", np.zeros((12, 10, 14, 4), np.uint8)), r"images\[\.\.\., :3\]"),
         (without("train_labels"), "no array 'train_labels'"),
         (without("test_images"), "no array 'test_images'"),
         (put("train_labels", [[0.5]] * 12), "not whole numbers"),

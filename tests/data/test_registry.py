@@ -24,6 +24,12 @@ def test_own_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         registry.register_source("ours")(open_ours)
 
 
+@pytest.mark.parametrize("spec", ["", " "])
+def test_no_name_is_not_the_present_folder(spec: str) -> None:
+    with pytest.raises(DebrideError, match="no images are named"):
+        open_images(spec)
+
+
 def test_unknown_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").touch()
     with pytest.raises(DebrideError, match=r"'.*a.xyz' is of a kind .*\.csv, \.npz"):

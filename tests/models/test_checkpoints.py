@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -40,6 +41,10 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         {"model": STATE, "args": {"lr": 0.1}},
         {"net": prefixed("module."), "acc": 91.0},
         prefixed("module.") | {"n_averaged": torch.tensor(5)},
+        {"state_dict": STATE, "best": np.float64(0.5), "epoch": np.int64(3), "done": np.bool_(1)},
+        {"model_ema": prefixed("module."), "epoch": 3},
+        {"state_dict_ema": STATE, "optimizer": {"state": {}}},
+        {"ema_state_dict": STATE},
     ],
 )
 def test_wrappers_and_prefixes_come_off(content, tmp_path: Path):
@@ -56,6 +61,17 @@ def test_wrappers_and_prefixes_come_off(content, tmp_path: Path):
 def test_safetensors(tmp_path: Path):
     save_file(prefixed("module."), tmp_path / "c.safetensors")
     assert read_state(tmp_path / "c.safetensors").keys() == STATE.keys()
+
+
+@pytest.mark.parametrize("prefix", ["model.", "encoder.backbone."])
+def test_tensors_beside_the_network_are_left_out(prefix: str):
+    state = prefixed(prefix) | {"train_auc.confmat": torch.ones(2, 2), "temperature": torch.ones(1)}
+    model = small()
+    nn.init.zeros_(model[3].weight)
+    load_state(model, state, where="c.ckpt")
+    assert torch.equal(model[3].weight, STATE["3.weight"])
+    with pytest.raises(DebrideError, match="'temperature' is unknown to the network"):
+        load_state(model, STATE | {"temperature": torch.ones(1)}, where="c.pt")
 
 
 def test_a_network_whose_own_names_have_the_prefix_takes_both_forms():
@@ -97,6 +113,20 @@ def test_damaged_files_are_one_sentence(tmp_path: Path, name: str, content: byte
         read_state(tmp_path / name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_scripts_and_cut_off_files_are_named_without_bad_advice(tmp_path: Path):
+    torch.jit.save(torch.jit.script(small()), tmp_path / "script.pt")
+    torch.save({"weight": torch.zeros(5000)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for length in (3, 1000, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(DebrideError, match=r"cut\.pt' is damaged, cut off") as caught:
+            read_state(tmp_path / "cut.pt")
+        assert "weights_only" not in str(caught.value)
+    with pytest.raises(DebrideError, match=r"is TorchScript.*torch\.jit\.load") as caught:
+        read_state(tmp_path / "script.pt")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_pickle_called_safetensors_is_refused(tmp_path: Path):

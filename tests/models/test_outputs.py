@@ -36,6 +36,9 @@ class ModelOutput:
         {"aux": OTHER, "logits": WANTED},
         {"hidden": OTHER, "out": WANTED},
         {"something": WANTED},
+        {"foo": torch.tensor(0.3), "bar": WANTED},
+        {"maps": torch.zeros(2, 4, 5, 5), "bar": WANTED},
+        (torch.tensor(0.3), WANTED),
         Named(WANTED, OTHER),
         ModelOutput(torch.tensor(0.0), WANTED),
         WANTED[:, :, None, None],
@@ -47,6 +50,11 @@ def test_logits_are_found(output):
 
 def test_a_vector_is_a_single_logit():
     assert logits(torch.tensor([1.0, 2.0])).tolist() == [[1.0], [2.0]]
+
+
+def test_logits_under_names_that_say_nothing_are_asked_for():
+    with pytest.raises(DebrideError, match=r"'foo', 'bar' could each be .*name them 'logits'"):
+        logits({"foo": OTHER, "bar": WANTED, "loss": torch.tensor(0.0)})
 
 
 @pytest.mark.parametrize("output", [torch.zeros(2, 3, 4, 4), "text", None, {}, torch.tensor(1.0)])

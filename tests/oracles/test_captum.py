@@ -103,6 +103,7 @@ def test_occlusion_in_three_dimensions():
     close(ours.input, theirs, 1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
 def test_smoothgrad_without_noise_and_on_average():
     model = network()
     clean = Saliency(model).attribute(IMAGES, TARGET, abs=False)

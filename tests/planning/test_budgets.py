@@ -140,6 +140,14 @@ def test_an_unreachable_budget_names_the_nearest(wide: tuple[nn.Module, Scores])
     )
 
 
+def test_a_tiny_budget_is_not_met_by_what_is_near_it(wide: tuple[nn.Module, Scores]) -> None:
+    model, scores = wide
+    with pytest.raises(
+        DebrideError, match=r"share of 1e-05 is to be kept.*0\.\d+ is left; .*floor"
+    ):
+        plan(model, scores, IMAGES, macs=0.00001)
+
+
 def test_coarse_units_name_the_nearest() -> None:
     model = toys.randomise(toys.Tail(nn.ReLU(), width=2))
     scores = score(model, [IMAGES], criterion="random")

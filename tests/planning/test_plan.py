@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from debride.errors import DebrideError
 from debride.planning.costs import Costs
 from debride.planning.groups import find_groups
-from debride.planning.make import finish
+from debride.planning.make import check_members, finish
 from debride.planning.plan import Plan, fingerprint, read_ranges, write_ranges
 from debride.surgery import apply
 
@@ -141,7 +142,9 @@ def test_a_damaged_plan_is_refused_in_a_sentence(change: Any, plan: Plan, model:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"plan"', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", '"plan"', "[" * 100_000, "{}", '{"command": "prune"}']
+)
 def test_what_is_not_a_plan_is_refused(text: str) -> None:
     with pytest.raises(DebrideError, match="plan"):
         Plan.from_json(text)
@@ -155,6 +158,39 @@ def test_the_fingerprint_is_of_names_and_shapes(model: nn.Module, plan: Plan) ->
     assert fingerprint(nn.Linear(2, 3)) != fingerprint(nn.Linear(2, 3, bias=False))
     with pytest.raises(DebrideError, match=r"another architecture \(fingerprint " + "[0-9a-f]{12}"):
         plan.check(nn.Linear(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda g: g.replace("0-2 5", "0 4"), None),
+        (
+            lambda g: g.replace('["hidden", "in", ', '["head", "in", '),
+            r"'conv' lacks 'hidden' \(in",
+        ),
+        (
+            lambda g: g.replace('"name": "conv"', '"name": "convx"'),
+            "'convx' is none of the network",
+        ),
+    ],
+)
+def test_groups_must_couple_what_the_network_couples(
+    change: Any, words: str | None, plan: Plan, model: nn.Module
+) -> None:
+    edited = Plan.from_json(change(plan.to_json()))
+    if words is None:
+        check_members(model, edited, IMAGES)
+        return
+    with pytest.raises(DebrideError, match=words):
+        check_members(model, edited, IMAGES)
+
+
+def test_a_group_may_be_left_out_and_no_member(plan: Plan, model: nn.Module) -> None:
+    first, second = plan.groups
+    check_members(model, replace(plan, groups=(second,)), IMAGES)
+    fewer = replace(first, members=first.members[:1])
+    with pytest.raises(DebrideError, match=f"lacks '{first.members[1].module}'"):
+        check_members(model, replace(plan, groups=(fewer, second)), IMAGES)
 
 
 def test_costs_come_back() -> None:

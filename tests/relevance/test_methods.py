@@ -214,6 +214,7 @@ def test_a_network_that_leaves_autograd_is_told_the_way_out(method):
         attribute(Detached(), IMAGES, 0, method=method)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("method", ["lrp", "ig"])
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing_is_named(method, reentrant):

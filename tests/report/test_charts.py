@@ -33,6 +33,13 @@ def test_everything_stays_inside_the_drawing(run):
             assert 0 <= float(element.get(name, 0)) <= 340
 
 
+def test_the_metric_of_labels_that_hold_together_is_named(run):
+    drawn = str(trajectory(run["history"], 340, "macro ROC AUC"))
+    assert ">validation macro ROC AUC, %<" in drawn
+    assert 'aria-label="Validation macro ROC AUC over 8 steps' in drawn
+    assert "balanced" not in drawn
+
+
 def test_the_drawing_is_told_in_words(run):
     label = re.search('aria-label="([^"]*)"', str(trajectory(run["history"], 340)))
     assert label is not None

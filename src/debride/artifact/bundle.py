@@ -21,11 +21,10 @@ from debride.artifact.manifest import Manifest, read_json, read_manifest, read_t
 from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.files import staged_folder
-from debride.models.outputs import Task, logits, probabilities
+from debride.files import UNFINISHED, staged_folder
+from debride.models.outputs import Task, logits, probabilities, task_of
 from debride.models.spec import CUSTOM, ModelSpec, build
 from debride.planning.plan import Plan
-from debride.resume import FILE as UNFINISHED
 from debride.surgery.removal import apply
 
 if TYPE_CHECKING:
@@ -137,22 +136,36 @@ def write_bundle(
             plan_sha256=sha256(stage / "plan.json") if plan is not None else None,
         )
         _write_json(stage / "model.json", manifest.model_dump(mode="json"))
-        _write_json(stage / "run.json", dict(run))
+        _write_findings(stage, run, evidence, report_html)
         # safetensors writes for the owner alone; the folder has one way of reading.
         (stage / WEIGHTS).chmod((stage / "run.json").stat().st_mode)
-        if evidence is not None:
-            _write_json(stage / "evidence.json", evidence.to_dict())
-            evidence.save_samples(stage / "heatmaps.safetensors")
-        if report_html is not None:
-            (stage / "report.html").write_text(report_html, encoding="utf-8")
         if spec is not None and preprocessing is not None:
             (stage / "predict.py").write_text(_predict_script(spec), encoding="utf-8")
-        for entry in foreign:
-            target = stage / entry.name
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.copytree(entry, target, symlinks=True)
-            else:
-                shutil.copy2(entry, target, follow_symlinks=False)
+        _copy(foreign, stage)
+
+
+def write_findings(
+    folder: str | Path,
+    *,
+    plan: Plan | None,
+    run: Mapping[str, Any],
+    evidence: Evidence,
+    report_html: str,
+) -> None:
+    """Write what was measured, without a network, into a folder that is replaced at once.
+
+    Raises
+    ------
+    DebrideError
+        When the folder holds other things, or writing fails; what was there stays.
+    """
+    folder = Path(folder)
+    foreign = _foreign(folder)
+    with staged_folder(folder) as stage:
+        _write_findings(stage, run, evidence, report_html)
+        if plan is not None:
+            (stage / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        _copy(foreign, stage)
 
 
 def read_bundle(
@@ -194,6 +207,7 @@ def read_bundle(
         # Tensors that a constructor computes and registers nowhere need a real construction.
         if not on_meta(network):
             break
+    _check_task(folder, manifest)
     evidence = folder / "evidence.json"
     return Bundle(
         model=network.to(device).eval(),
@@ -301,6 +315,22 @@ def _check_hash(path: Path, expected: str) -> None:
         )
 
 
+def _check_task(folder: Path, manifest: Manifest) -> None:
+    """Refuse a task that the network's outputs and the classes do not make."""
+    if manifest.spec is None or manifest.task is None:
+        return
+    outputs, classes = manifest.spec.outputs, len(manifest.classes)
+    try:
+        fits = task_of(outputs, classes, manifest.task == "multilabel") == manifest.task
+    except DebrideError:
+        fits = False
+    if not fits:
+        raise DebrideError(
+            f"'{folder / 'model.json'}' is damaged: {outputs} outputs for {classes} classes do not "
+            f"make a {manifest.task} network"
+        )
+
+
 def _foreign(folder: Path) -> list[Path]:
     """List what is in a run's folder besides the run, which a new run there must not delete."""
     if not folder.is_dir():
@@ -312,6 +342,26 @@ def _foreign(folder: Path) -> list[Path]:
             f"'{folder}' holds something that is not Debride's: give a new folder to write to"
         )
     return foreign
+
+
+def _copy(entries: Sequence[Path], folder: Path) -> None:
+    for entry in entries:
+        target = folder / entry.name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, target, symlinks=True)
+        else:
+            shutil.copy2(entry, target, follow_symlinks=False)
+
+
+def _write_findings(
+    folder: Path, run: Mapping[str, Any], evidence: Evidence | None, report_html: str | None
+) -> None:
+    _write_json(folder / "run.json", dict(run))
+    if evidence is not None:
+        _write_json(folder / "evidence.json", evidence.to_dict())
+        evidence.save_samples(folder / "heatmaps.safetensors")
+    if report_html is not None:
+        (folder / "report.html").write_text(report_html, encoding="utf-8")
 
 
 def _predict_script(spec: ModelSpec) -> str:

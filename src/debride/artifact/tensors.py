@@ -46,7 +46,9 @@ def write_tensors(model: nn.Module, path: Path) -> Layout:
     Raises
     ------
     DebrideError
-        When the network keeps something else in its state, or the disk is full.
+        When the network keeps something else in its state.
+    OSError
+        When the disk is full; `files.staged_folder` says where.
     """
     stored: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
@@ -63,8 +65,8 @@ def write_tensors(model: nn.Module, path: Path) -> Layout:
         stored[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
     try:
         save_file(stored, path)
-    except (OSError, SafetensorError) as error:
-        raise DebrideError(f"cannot write '{path.name}': {first_line(error)}") from error
+    except SafetensorError as error:
+        raise OSError(first_line(error)) from error
     return Layout(tied, tuple(layout))
 
 

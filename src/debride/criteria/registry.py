@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from debride.criteria.scores import Scores
-from debride.data.batches import unpack
+from debride.data.batches import check_repeatable, unpack
 from debride.errors import DebrideError
 from debride.models.state import undisturbed
 from debride.planning.groups import find_groups
@@ -101,6 +101,8 @@ def score(
         For an unknown criterion, or no images.
     """
     check_criterion(criterion)
+    if groups is None:
+        check_repeatable(data=data)
     device = next((p.device for p in model.parameters()), "cpu") if device is None else device
     if groups is None:
         for batch in data:

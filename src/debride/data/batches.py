@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,35 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor | None]:
                 "give one label an image"
             )
     return _plain(images), labels
+
+
+def check_repeatable(**data: Iterable[Any] | None) -> None:
+    """Refuse batches that can be gone through only once, as a generator's can.
+
+    Parameters
+    ----------
+    data
+        What is gone through several times, by the name of its argument; nothing is taken from it.
+
+    Raises
+    ------
+    DebrideError
+        Naming the argument.
+
+    Examples
+    --------
+    >>> check_repeatable(reference=[torch.zeros(1, 1, 8, 8)])
+    >>> check_repeatable(reference=iter([torch.zeros(1, 1, 8, 8)]))
+    Traceback (most recent call last):
+    ...
+    debride.errors.DebrideError: `reference` can be gone through only once ...
+    """
+    for name, batches in data.items():
+        if isinstance(batches, Iterator):
+            raise DebrideError(
+                f"`{name}` can be gone through only once ({_kind(batches)}): "
+                "give a DataLoader or a list of batches"
+            )
 
 
 def _plain(tensor: Tensor) -> Tensor:

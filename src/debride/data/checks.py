@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from debride.data.splits import positives
 from debride.errors import DebrideError
@@ -46,9 +46,34 @@ def look(path: Path) -> Look:
             image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
             image.load()
     except Exception as error:  # decoders raise whatever they like on a broken file
-        reason = str(error).replace(str(path), "").strip(" '\"") or type(error).__name__
-        return Look(0, (0, 0), reason)
+        return Look(0, (0, 0), why_unreadable(path, error))
     return Look(3 if colour else 1, (height, width), None)
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Say in one line why an image file cannot be read, without its name."""
+    if path.is_dir():
+        return "it is a folder"
+    if not path.exists():
+        return "there is no such file, or it is a link that leads nowhere"
+    if is_medical(path):
+        return "it is DICOM, NIfTI or alike, which this version does not read: export it as PNG"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image, or of a kind that Pillow does not know"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = reason.replace(str(path), "").strip(" '\"").splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def is_medical(path: Path) -> bool:
+    """Tell DICOM, NIfTI and alike by their suffix, and DICOM without one by its mark."""
+    if path.name.lower().endswith(MEDICAL):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def look_at_all(paths: Sequence[Path], *, description: str = "Checking images") -> list[Look]:

@@ -52,7 +52,6 @@ def from_files(
             label = "" if isinstance(record.label, tuple) else f"/{classes[record.label]}"
             bad[f"{split}{label}/{record.name}"] = problem
     skipped = checks.refuse_or_skip(bad, skip=options.skip_bad, total=len(records), where=name)
-    left_out = [f"{len(skipped)} unreadable images were left out."] if skipped else []
     return ImageSource(
         name=name,
         classes=classes,
@@ -61,5 +60,5 @@ def from_files(
         channels=max(found.channels for found in good),
         spatial=good[0].spatial,
         skipped=skipped,
-        notes=(*left_out, *notes),
+        notes=tuple(notes),
     )

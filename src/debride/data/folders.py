@@ -54,7 +54,10 @@ def open_folder(path: str, options: OpenOptions) -> ImageSource:
 def _class_files(folder: Path) -> _Files:
     return {
         child.name: sorted(
-            file for file in child.rglob("*") if file.is_file() and not file.name.startswith(".")
+            file
+            for file in child.rglob("*")
+            # a link that leads nowhere is an image that cannot be read
+            if (file.is_file() or not file.exists()) and not file.name.startswith(".")
         )
         for child in sorted(folder.iterdir())
         if child.is_dir() and not child.name.startswith(".")
@@ -87,7 +90,7 @@ def _keep_images(root: Path, found: dict[str, _Files]) -> int:
     for split, names in found.items():
         for name, files in names.items():
             for file in files:
-                if file.name.lower().endswith(checks.MEDICAL):
+                if file.suffix.lower() not in checks.SUFFIXES and checks.is_medical(file):
                     raise DebrideError(
                         f"'{root / split / name}' holds DICOM or NIfTI files ('{file.name}'), "
                         "which this version does not read: export the images as PNG"

@@ -122,6 +122,11 @@ def _colour(images: Array) -> bool:
 
 
 def _images(name: str, split: str, images: Array, first: Array) -> Array:
+    if images.ndim == 4 and images.shape[-1] in (2, 4):
+        raise DebrideError(
+            f"{split}_images of '{name}' have the shape {images.shape}, which looks like pictures "
+            f"with transparency: store images[..., :{images.shape[-1] - 1}] without it"
+        )
     dimensions = images.ndim - 1 - _colour(images)
     if dimensions not in (2, 3) or 0 in images.shape[1:]:
         raise DebrideError(

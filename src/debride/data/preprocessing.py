@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,36 @@ from debride.errors import DebrideError
 
 if TYPE_CHECKING:
     from debride.data.images import ImageSource
+
+LARGEST_INPUT = 1 << 27
+"""Pixels or voxels of one image as the network sees it, at most: 11585² or 512³."""
+LARGEST_SIDE = 1 << 15
+"""Pixels that a side may be resized to."""
+
+
+def check_size(spatial: tuple[int, ...]) -> None:
+    """Refuse an image size that nothing could hold in memory.
+
+    Raises
+    ------
+    DebrideError
+        Where one image has more than 2^27 pixels.
+
+    Examples
+    --------
+    >>> check_size((512, 512))
+    >>> check_size((60000, 60000))
+    Traceback (most recent call last):
+    ...
+    debride.errors.DebrideError: an image size of 60000×60000 is too large: ...
+    """
+    if math.prod(spatial) > LARGEST_INPUT or max(spatial) > LARGEST_SIDE:
+        shown = "×".join(map(str, spatial))
+        raise DebrideError(
+            f"an image size of {shown} is too large: give at most "
+            f"{LARGEST_INPUT / 1e6:.0f} million pixels and {LARGEST_SIDE} a side "
+            "(--image-size, --resize, --crop)"
+        )
 
 
 class Preprocessing(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -55,6 +86,7 @@ class Preprocessing(pydantic.BaseModel, frozen=True, extra="forbid"):
             raise DebrideError(
                 f"the image size {self.spatial} is not (H, W) or (D, H, W) in pixels"
             )
+        check_size(self.spatial)
         if self.channels not in (1, 3):
             raise DebrideError(
                 f"{self.channels} channels are not possible: give 1 (grey) or 3 (RGB)"
@@ -70,6 +102,8 @@ class Preprocessing(pydantic.BaseModel, frozen=True, extra="forbid"):
         for name, side in (("resize", self.resize), ("crop", self.crop)):
             if side is not None and side < 1:
                 raise DebrideError(f"{name} is {side}: it must be at least 1 pixel")
+            if side is not None:
+                check_size((side,) * len(self.spatial))
         if self.resize is not None and self.crop is not None and self.crop > self.resize:
             raise DebrideError(
                 f"crop is {self.crop} and resize {self.resize}: a crop cannot be larger than "

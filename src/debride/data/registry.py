@@ -62,6 +62,8 @@ def open_with(spec: str, options: OpenOptions) -> ImageSource:
     DebrideError
         When there is no such file or folder, or nothing can read it.
     """
+    if not spec.strip():
+        raise DebrideError("no images are named: give --data a folder, a file, or 'phantom'")
     for module in _BUILT_IN:
         importlib.import_module(f"debride.data.{module}")
     path = Path(spec).expanduser()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ _FILE_COLUMNS = ("file", "filename", "image", "image_id")
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV file with a header: its columns and its rows, stripped of spaces.
 
+    Fields are separated by commas; by semicolons or tabs where the header has no comma.
+
     Raises
     ------
     DebrideError
@@ -23,7 +26,11 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file, strict=True) if line]
+            text = file.read()
+        header_line = text.partition("\n")[0]
+        delimiter = next((each for each in ",;\t" if each in header_line), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        lines = [line for line in reader if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DebrideError(f"cannot read '{path}' as a CSV file in UTF-8: {error}") from error
     if len(lines) < 2:
@@ -35,7 +42,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         if len(line) != len(header):
             raise DebrideError(
                 f"row {number} of '{path}' has {len(line)} fields and the header has "
-                f"{len(header)}: put quotes around a field that contains a comma"
+                f"{len(header)}: put quotes around a field that contains a '{delimiter}'"
             )
     return header, [dict(zip(header, map(str.strip, line), strict=True)) for line in lines[1:]]
 

@@ -16,6 +16,7 @@ from monai.transforms import CenterSpatialCrop, LoadImage, Randomizable, Resize,
 from PIL import Image
 from torch import Tensor
 
+from debride.data.checks import look, why_unreadable
 from debride.data.images import Array
 from debride.errors import DebrideError
 
@@ -59,9 +60,9 @@ class Decode(Transform):  # type: ignore[misc]
             try:
                 pixels: Tensor = self._load(data).as_tensor()
             except Exception as error:  # readers and decoders raise whatever they like
-                raise DebrideError(
-                    f"cannot read the image '{data}': {str(error).splitlines()[0]}"
-                ) from error
+                problem = look(Path(data)).problem  # in fewer words than MONAI's
+                reason = problem or why_unreadable(Path(data), error)
+                raise DebrideError(f"cannot read the image '{data}': {reason}") from error
             where = f"the image '{data}'"
         else:
             pixels = self._channel_first(torch.from_numpy(np.asarray(data)))

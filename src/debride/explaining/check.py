@@ -47,7 +47,7 @@ class Account:
         The module of `worst`; empty where no module explains it.
     unknown : tuple of (str, str)
         Operators without a rule, and the module.
-    deaf : tuple of (str, str)
+    dead : tuple of (str, str)
         Module and operator of sums and products a branch of which received nothing.
     joins : int
         How many sums and products there are.
@@ -60,7 +60,7 @@ class Account:
     worst: float
     place: str
     unknown: tuple[tuple[str, str], ...]
-    deaf: tuple[tuple[str, str], ...]
+    dead: tuple[tuple[str, str], ...]
     joins: int
 
     @property
@@ -76,10 +76,10 @@ class Account:
         parts = [f"{said}: at most {self.worst:.1e} of the explained output is missing, {where}"]
         if self.unknown:
             parts.append(f"no rule for {_listed(self.unknown)}, so its gradient is used")
-        if self.deaf:
+        if self.dead:
             parts.append(
-                f"{len(self.deaf)} of {screens.plural(self.joins, 'sum')} and products gave a "
-                f"branch nothing: {_listed(self.deaf)}"
+                f"{len(self.dead)} of {self.joins} sums and products gave a branch "
+                f"nothing: {_listed(self.dead)}"
             )
         return "; ".join(parts)
 
@@ -96,7 +96,7 @@ class Account:
             "largest_missing": self.worst,
             "largest_missing_in": self.place,
             "without_rule": [{"operator": name, "module": place} for name, place in self.unknown],
-            "deaf_branches": [{"operator": name, "module": place} for name, place in self.deaf],
+            "dead_branches": [{"operator": name, "module": place} for name, place in self.dead],
             "modules": [
                 {"module": layer.name, "operators": list(layer.operators), **_amounts(layer, lost)}
                 for layer, lost in self.modules
@@ -122,12 +122,11 @@ def account(
         for name, places in each.relevance.unknown.items()
         for where in places or ("",)
     }
-    deaf = [
-        {(join.operator, join.name): None for join in each.joins if 0 in join.branches}
-        for each in audits
+    dead = [
+        {(join.operator, join.name): None for join in each.joins if join.dead} for each in audits
     ]
     # nothing reached it on any image
-    silent = [key for key in deaf[0] if all(key in each for each in deaf)]
+    silent = [key for key in dead[0] if all(key in each for each in dead)]
     return Account(
         ask=ask,
         images=len(audits),
@@ -136,7 +135,7 @@ def account(
         worst=worst,
         place=place,
         unknown=tuple(unknown),
-        deaf=tuple(silent),
+        dead=tuple(silent),
         joins=len(audits[0].joins),
     )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from debride import screens
-from debride.data.checks import MEDICAL, SUFFIXES, Look, look_at_all
+from debride.data.checks import SUFFIXES, Look, is_medical, look_at_all
 from debride.data.images import ImageSource, Record, open_images
 from debride.data.loading import sample
 from debride.errors import DebrideError
@@ -156,7 +156,7 @@ def _files(path: Path) -> list[Path]:
     files = [file for file in inside if file.suffix.lower() in SUFFIXES]
     if files:
         return files
-    if any(file.name.lower().endswith(MEDICAL) for file in inside):
+    if any(is_medical(file) for file in inside if file.is_file()):
         raise DebrideError(
             f"'{path}' holds DICOM or NIfTI files, which this version does not read: export the "
             "images as PNG"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,9 +22,14 @@ from debride.models.spec import CUSTOM, ModelSpec, build
 
 T = TypeVar("T")
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network"),
+    # running averages, where nothing else is there
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema"),
+)
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _NOT_WEIGHTS = ("criterion.", "loss.", "loss_fn.", "loss_function.", "n_averaged")
+_NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 _EXPORT = (
     "where it was made, run torch.save(model.state_dict(), 'weights.pt') or "
     "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors') and give that file"
@@ -31,8 +40,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint, by name; no code in the file is run.
 
     Takes safetensors and ``torch.save`` files. Wrappers (``state_dict``, ``model_state_dict``,
-    ``model``, ``net``, Lightning's) and prefixes that all names share (``module.``, ``model.``,
-    ``_orig_mod.``) are taken off, losses that Lightning saves beside the network left out.
+    ``model``, ``net``, Lightning's, averages such as ``model_ema`` where there is nothing else) and
+    prefixes that all names share (``module.``, ``model.``, ``_orig_mod.``) are taken off, losses
+    that Lightning saves beside the network left out.
 
     Raises
     ------
@@ -71,7 +81,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> 
     """
     expected = model.state_dict()
     plain = _strip({name: name for name in expected})
-    given = {plain.get(name, name): tensor for name, tensor in _strip(state).items()}
+    own = _beneath(_strip(state), plain)
+    given = {plain.get(name, name): tensor for name, tensor in own.items()}
     # Batch norm's counter is missing from old checkpoints and changes no output.
     for name, tensor in expected.items():
         if name.endswith("num_batches_tracked"):
@@ -103,8 +114,8 @@ def infer_fit(state: Mapping[str, Tensor], spec: ModelSpec, *, trust: bool = Fal
     if spec.source == CUSTOM or (not trust and prefix not in ("torchvision", "timm", "monai")):
         return spec
     found: dict[str, int] = {}
-    plain = _strip(state)
     base = _shapes(spec, trust)
+    plain = _beneath(_strip(state), base)
     for field, other in (("outputs", spec.outputs + 11), ("channels", spec.channels + 11)):
         try:
             changed = _shapes(spec.model_copy(update={field: other}), trust)
@@ -148,16 +159,44 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise DebrideError(
-            f"'{path}' holds Python objects, not only weights, and reading it would run its code: "
-            + _EXPORT
-        ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise DebrideError(
-            f"'{path}' is damaged or holds no plain weights ({first_line(error)}): {_EXPORT}"
-        ) from None
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript, which is an error here
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path) or "GLOBAL" in str(error):
+            # torch's own text goes on to recommend running the code
+            known = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f" ({known[1]})" if known else ""
+            raise DebrideError(
+                f"'{path}' holds Python objects{what}, not only weights, and reading it would run "
+                f"its code: {_EXPORT}"
+            ) from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError):
+        if _is_torchscript(path):
+            raise DebrideError(
+                f"'{path}' is TorchScript, a program with its weights: where it was made, run "
+                "torch.save(torch.jit.load(...).state_dict(), 'weights.pt') and give that file"
+            ) from None
+    raise DebrideError(
+        f"'{path}' is damaged, cut off, or no PyTorch file: copy it again from where it was made, "
+        "or there save its state dict"
+    )
+
+
+def _numpy_scalars() -> list[Any]:
+    """List what makes a NumPy number (a metric beside the weights) out of a file: data alone."""
+    scalar = np.float64(0).__reduce__()[0]
+    types = [type(np.dtype(name)) for name in _NUMBERS]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *types]
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -191,6 +230,23 @@ def _strip(named: Mapping[str, T]) -> dict[str, T]:
             break
         names = {name.removeprefix(prefix): value for name, value in names.items()}
     return names
+
+
+def _beneath(given: Mapping[str, T], names: Mapping[str, Any]) -> dict[str, T]:
+    """Give what lies under the prefix that a network's names have, where other tensors do not.
+
+    Lightning saves metrics and losses with weights beside ``model.``.
+    """
+    wanted = {name for name in names if not name.endswith("num_batches_tracked")}
+    first = min(wanted, default="")
+    found = [name.removesuffix(first) for name in given if name.endswith("." + first)]
+    whole = [prefix for prefix in found if all(prefix + name in given for name in wanted)]
+    if not first or first in given or not whole:
+        return dict(given)
+    prefix = min(whole, key=lambda each: (each not in _PREFIXES, len(each)))
+    return {
+        name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)
+    }
 
 
 def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

@@ -18,12 +18,14 @@ def logits(output: Any) -> Tensor:
     """Find the logits ``(B, K)`` in what a network returned.
 
     Takes a tensor, a tuple or list (its first tensor), a mapping or an object with a field named
-    ``logits`` or ``out``. A vector ``(B,)`` becomes ``(B, 1)``; trailing sizes of 1 are dropped.
+    ``logits`` or ``out``, or a mapping with a single tensor ``(B, K)`` under any name. Numbers,
+    such as a loss, are passed over. A vector ``(B,)`` becomes ``(B, 1)``; trailing sizes of 1 are
+    dropped.
 
     Raises
     ------
     DebrideError
-        Where there is no such tensor.
+        Where there is no such tensor, or several under names that say nothing.
 
     Examples
     --------
@@ -32,7 +34,7 @@ def logits(output: Any) -> Tensor:
     >>> logits(torch.zeros(4)).shape
     torch.Size([4, 1])
     """
-    found = first_tensor(output)
+    found = first_tensor(_single_table(output))
     if found is None:
         raise DebrideError(
             f"the network returns {type(output).__name__} without a tensor of logits: "
@@ -50,6 +52,20 @@ def logits(output: Any) -> Tensor:
     return found
 
 
+def _single_table(output: Any) -> Any:
+    """Take the only tensor (B, K) out of a dict whose names say nothing; refuse several."""
+    if not isinstance(output, Mapping) or any(name in output for name in _NAMES):
+        return output
+    tables = [name for name, v in output.items() if isinstance(v, Tensor) and v.dim() == 2]
+    if len(tables) > 1:
+        names = ", ".join(f"'{name}'" for name in tables)
+        raise DebrideError(
+            f"the network returns a dict in which {names} could each be the logits: "
+            "name them 'logits'"
+        )
+    return output[tables[0]] if tables else output
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """Return the tensor that an output is, or holds under a name for logits or first of all."""
     if isinstance(output, Tensor):
@@ -62,7 +78,7 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, Mapping | tuple | list):
         for value in values:
             found = first_tensor(value)
-            if found is not None:
+            if found is not None and found.dim() > 0:
                 return found
     return None
 

@@ -18,6 +18,7 @@ ModelSource = Callable[[str, "ModelSpec"], nn.Module]
 """Builds the network of that name, fitted to the outputs, channels and size of the spec."""
 
 _SOURCES: dict[str, ModelSource] = {}
+_USUAL = ("resnet18", "resnet50", "efficientnet_b0", "DenseNet121")
 _BUILT_IN = ("torchvision", "timm", "monai", "package")
 
 
@@ -55,9 +56,15 @@ def model_sources() -> tuple[str, ...]:
 
 def unknown_name(source: str, name: str, known: Iterable[str]) -> DebrideError:
     """Make the error for a name that a source does not know, naming the closest ones."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = "did you mean " + ", ".join(f"{source}:{match}" for match in near) + "?" if near else ""
-    return DebrideError(f"{source} has no network '{name}'" + (f": {hint}" if hint else ""))
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        hint = "did you mean " + ", ".join(f"{source}:{match}" for match in near) + "?"
+    else:
+        known = sorted(known)
+        usual = [each for each in _USUAL if each in known] or known[:3]
+        hint = f"it has {len(known)}, such as " + ", ".join(f"{source}:{each}" for each in usual)
+    return DebrideError(f"{source} has no network '{name}': {hint}")
 
 
 def refuse_options(spec: ModelSpec, reserved: Iterable[str]) -> None:

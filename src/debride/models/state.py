@@ -28,4 +28,5 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
         for module, flag in training:
             module.training = flag
         for parameter, flag in frozen:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad != flag:  # inference tensors refuse even the same
+                parameter.requires_grad_(flag)

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
+from debride.models.plain import check_plain
 from debride.models.state import undisturbed
 from debride.planning.layers import is_depthwise
 from debride.planning.plan import Group, Member, Side, Tap
@@ -66,7 +67,7 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
     Raises
     ------
     DebrideError
-        When the network cannot be traced or has nothing to cut.
+        When the network cannot be looked into or traced, or has nothing to cut.
 
     Examples
     --------
@@ -78,8 +79,9 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
     with undisturbed(model):
         model.eval()
         try:
-            with torch.no_grad():
-                model(example)
+            check_plain(model, example)
+        except DebrideError:
+            raise
         except Exception as error:  # whatever a stranger's model raises
             raise DebrideError(
                 f"the network does not run on one image of shape {tuple(example.shape[1:])}: "

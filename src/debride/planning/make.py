@@ -120,11 +120,17 @@ def check_reachable(groups: Sequence[Group], cost: CostModel, kept: float, floor
     """Raise unless the cost can come down to `kept` with every group at its floor."""
     total = cost(np.zeros(len(groups)))
     lowest = cost(np.array([g.units - _least(g, floor) for g in groups], dtype=np.float64)) / total
-    if lowest > kept + TOLERANCE:
+    if lowest > kept + _allowed(kept):
         raise DebrideError(
-            f"the budget of {kept:.3f} cannot be met: with every group at its floor "
-            f"{lowest:.3f} is left; ask for that, or lower the floor"
+            f"the budget cannot be met: a share of {kept:.3g} is to be kept, and with every group "
+            f"at its floor {math.ceil(lowest * 1000) / 1000:.3f} is left; ask to keep that, or "
+            "lower the floor (--floor)"
         )
+
+
+def _allowed(kept: float, tolerance: float = TOLERANCE) -> float:
+    """Give how far from a budget is near enough: a tiny one is not met by twice as much."""
+    return tolerance if tolerance > TOLERANCE else min(tolerance, kept / 2)
 
 
 def _least(group: Group, floor: float) -> int:
@@ -222,9 +228,10 @@ def _take(
     if abs(cost_of(best) - target) > TOLERANCE * total:
         best = _exchange(best, queue, columns, cost_of, target)
     nearest = cost_of(best)
+    tolerance = _allowed(target / total, tolerance)
     if abs(nearest - target) > tolerance * total:
         raise DebrideError(
-            f"the budget of {target / total:.3f} cannot be met within {tolerance}: units are "
+            f"the budget of {target / total:.3g} cannot be met within {tolerance:.3g}: units are "
             f"coarse, the nearest is {nearest / total:.3f}"
         )
     return best
@@ -254,6 +261,45 @@ def _exchange(
             if abs(cost_of(candidate) - target) < gap:
                 best, gap = candidate, abs(cost_of(candidate) - target)
     return best
+
+
+def check_members(model: nn.Module, plan: Plan, example: Tensor) -> None:
+    """Raise unless the plan's groups couple the layers that this network couples.
+
+    A plan from which a member is gone would cut one layer and not the layer that reads it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network before any cut; left as it is.
+    plan : Plan
+    example : Tensor
+        (B, C, *spatial); the first image is used.
+
+    Raises
+    ------
+    DebrideError
+        Naming the first group, and what it lacks or has too much of.
+    """
+    known = {group.name: group for group in find_groups(model, example).groups}
+    way_out = "take the plan as debride prune wrote it, and change only what groups keep"
+    for group in plan.groups:
+        if group.name not in known:
+            raise DebrideError(f"the plan's group '{group.name}' is none of the network: {way_out}")
+        own = known[group.name]
+        lacks = [member for member in own.members if member not in group.members]
+        extra = [member for member in group.members if member not in own.members]
+        for what, members in (("lacks", lacks), ("has too much:", extra)):
+            if members:
+                raise DebrideError(
+                    f"the plan's group '{group.name}' {what} '{members[0].module}' "
+                    f"({members[0].side}put side): {way_out}"
+                )
+        if group.units != own.units:
+            raise DebrideError(
+                f"the plan's group '{group.name}' has {group.units} units, in the network "
+                f"{own.units}: {way_out}"
+            )
 
 
 def finish(

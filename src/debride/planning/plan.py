@@ -207,6 +207,10 @@ class Plan:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DebrideError(f"the plan is not valid JSON: {error}") from error
+        if not isinstance(data, dict) or "groups" not in data or "fingerprint" not in data:
+            raise DebrideError(
+                "this is JSON, and no plan: give the plan.json that debride prune wrote"
+            )
         try:
             version = data["schema_version"]
             if version != SCHEMA_VERSION:
@@ -225,7 +229,9 @@ class Plan:
                 after=Costs.from_dict(data["cost"]["after"]),
                 made_by=dict(data.get("made_by", {})),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            raise DebrideError(f"the plan is damaged: it has no {error}") from error
+        except (TypeError, ValueError, AttributeError) as error:
             raise DebrideError(f"the plan is damaged: {type(error).__name__}: {error}") from error
 
 

@@ -63,13 +63,21 @@ class Join:
     ----------
     name, operator : str
         The module and the torch function.
+    arriving : float
+        Σ|R| of the result; 0 inside of what makes a gate, which is held constant.
     branches : tuple of float
         Σ|R| that each operand received.
     """
 
     name: str
     operator: str
+    arriving: float
     branches: tuple[float, ...]
+
+    @property
+    def dead(self) -> bool:
+        """Whether relevance arrives and an operand receives none."""
+        return self.arriving > 0 and min(self.branches) == 0
 
 
 @dataclass(frozen=True)
@@ -180,17 +188,19 @@ class _AuditedPass(RelevancePass):
             on_relevance(alias, enter)
         for output in result if isinstance(result, tuple | list) else (result,):
             if isinstance(output, Tensor) and output.requires_grad:
-                self._arrive(record, output)
+                self._arrive(record, received, output)
         if name in _JOINS and len(stand_ins) > 1:
-            received.update({index: torch.zeros(()) for index in range(len(stand_ins))})
+            received.update({index: torch.zeros(()) for index in range(-1, len(stand_ins))})
             self._joins.append((where, name, received))
 
     @staticmethod
-    def _arrive(record: _Record, output: Tensor) -> None:
+    def _arrive(record: _Record, received: dict[int, Tensor], output: Tensor) -> None:
         shown = output.detach()
 
         def enter(c: Tensor) -> None:
-            record.arriving.append((shown * c).sum(dtype=torch.float64))
+            relevance = shown * c
+            record.arriving.append(relevance.sum(dtype=torch.float64))
+            received[-1] = received.get(-1, 0) + relevance.abs().sum()
 
         on_relevance(output, enter)
 
@@ -217,10 +227,7 @@ class _AuditedPass(RelevancePass):
 
     def found_joins(self) -> list[Join]:
         """Return what each operand of each sum and product received."""
-        return [
-            Join(where, name, tuple(float(value) for value in received.values()))
-            for where, name, received in self._joins
-        ]
+        return [Join(where, name, *_numbers(received)) for where, name, received in self._joins]
 
     def _by_row(self, shares: Mapping[str, float]) -> dict[str, float]:
         rows: dict[str, float] = {}
@@ -233,3 +240,8 @@ class _AuditedPass(RelevancePass):
         while where in self.merged:
             where = self.merged[where]
         return where
+
+
+def _numbers(received: Mapping[int, Tensor]) -> tuple[float, tuple[float, ...]]:
+    found = {index: float(value) for index, value in received.items()}
+    return found.pop(-1), tuple(found[index] for index in sorted(found))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.models.outputs import first_tensor
+from debride.models.outputs import first_tensor, logits
 from debride.relevance.memory import plan_batches
 from debride.relevance.methods import Request, register_method
 from debride.relevance.result import Relevance, joined
@@ -143,10 +143,10 @@ def trace_contrastive(
 
 def _others(output: Any, target: Target, own: Tensor, count: int) -> Tensor:
     """Return what R⁻ starts from: all other logits, or 1 − m."""
-    scores = first_tensor(output)
+    scores = first_tensor(output) if isinstance(target, Region) else logits(output)
     assert scores is not None
     scores = scores[count:]
-    if scores.ndim == 1 or scores.shape[1] == 1:
+    if scores.shape[1] == 1:
         m = own.detach()
         part = torch.where((m < 1) & (m != 0), (1 - m) / torch.where(m == 0, 1, m), 0)
         return own * part

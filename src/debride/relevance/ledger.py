@@ -35,8 +35,8 @@ class Ledger:
     lost: dict[str, Tensor] = field(default_factory=dict)
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
     reached: dict[str, Tensor] = field(default_factory=dict)
-    input_relevance: Tensor | None = None
-    """Relevance of the input, where the first layer's rule cannot travel as c (flat, z^B)."""
+    at_input: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """What the first layer read and its R, where that cannot travel as c (flat, w², z^B)."""
 
     def absorb(self, where: str, amount: Tensor) -> None:
         """Enter what a constant absorbed."""
@@ -75,11 +75,10 @@ class Ledger:
 
         on_relevance(output, enter)
 
-    def reach_input(self, where: str, relevance: Tensor) -> None:
-        """Enter relevance of the input itself."""
+    def reach_input(self, where: str, x: Tensor, relevance: Tensor) -> None:
+        """Enter relevance of what the first layer reads: the image, or the image moved about."""
         self.reached[where] = self.reached.get(where, 0) + relevance.sum()
-        before = self.input_relevance
-        self.input_relevance = relevance if before is None else before + relevance
+        self.at_input.append((x, relevance))
 
     def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
         """Enter the shares of the stand-ins from their c, in the order they were made."""
@@ -107,9 +106,9 @@ class Account:
     where: str
     after: str | None = None
 
-    def reach_input(self, relevance: Tensor) -> None:
+    def reach_input(self, x: Tensor, relevance: Tensor) -> None:
         """Enter relevance of the input itself."""
-        self.ledger.reach_input(self.where, relevance)
+        self.ledger.reach_input(self.where, x, relevance)
 
     def lose(self, amount: Tensor) -> None:
         """Enter what the rule did not pass on."""
@@ -123,9 +122,28 @@ class Account:
         """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
         self.ledger.absorb_along(self.where, c, constant, dim)
 
+    def share(
+        self, relevance: Tensor, z: Tensor, bias: Tensor | None, epsilon: float, dim: int
+    ) -> Tensor:
+        """Return s = R / (z + bias + ε) for sums z of contributions, 0 where there are none.
+
+        What the bias absorbs, and what ε or the lack of contributions loses, is entered.
+        """
+        total = z + epsilon if bias is None else z + (along(bias, dim, z) + epsilon)
+        s = relevance / total
+        self.settle(s, bias, epsilon, dim)
+        return s.masked_fill_(z == 0, 0)
+
     def settle(self, s: Tensor, bias: Tensor | None, epsilon: float, dim: int) -> None:
         """Enter for s = R / (z + ε) what the bias in z absorbs, and what ε keeps: ε Σ s."""
         sums = s.sum([d for d in range(s.ndim) if d != dim % s.ndim])
         self.ledger.lose(self.where, sums.sum() * epsilon)
         if bias is not None:
             self.ledger.absorb(self.where, (sums * bias).sum())
+
+
+def along(values: Tensor, dim: int, like: Tensor) -> Tensor:
+    """Give one value for each channel the shape that broadcasts along that dimension."""
+    shape = [1] * like.ndim
+    shape[dim] = -1
+    return values.view(shape)

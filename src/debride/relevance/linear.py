@@ -29,23 +29,40 @@ class LinearOperator:
 
     Attributes
     ----------
-    weight : Tensor
+    kernel : Tensor
         (out, in) for a linear layer, (out, in / groups, *kernel) for a convolution,
         (in, out / groups, *kernel) for a transposed one.
     bias : Tensor or None
-        (out,).
+        (out,), with a batch norm merged in.
+    scale : Tensor or None
+        What a merged batch norm multiplies each output channel with, in the shape of `kernel`;
+        `weight` is both together, made when it is asked for.
     """
 
     name: str
-    weight: Tensor
+    kernel: Tensor
     bias: Tensor | None
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
     output_padding: tuple[int, ...] = ()
+    scale: Tensor | None = None
     border: tuple[int, ...] = ()
     """Zeros added around the input first, as `F.pad` takes them: unequal ``padding="same"``."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights with the merged batch norm."""
+        return self.kernel if self.scale is None else self.kernel * self.scale
+
+    def magnitudes(self) -> Tensor:
+        """Return |W|."""
+        return self.kernel.abs() if self.scale is None else self.weight.abs_()
+
+    def positives(self) -> Tensor:
+        """Return W⁺, the weights with all others at 0."""
+        return self.kernel.clamp(min=0) if self.scale is None else self.weight.clamp_(min=0)
 
     @property
     def transposed(self) -> bool:
@@ -92,18 +109,17 @@ class LinearOperator:
 
     def folded(self, scale: Tensor, shift: Tensor) -> LinearOperator:
         """Return the operator followed by ``· scale + shift`` for each output channel."""
-        spread = (1,) * (self.weight.ndim - 2)
+        spread = (1,) * (self.kernel.ndim - 2)
         if self.transposed:
-            inputs, outputs = self.weight.shape[:2]
-            grouped = self.weight.reshape(
-                self.groups, inputs // self.groups, outputs, *self.weight.shape[2:]
-            )
-            weight = grouped * scale.view(self.groups, 1, outputs, *spread)
-            weight = weight.reshape(self.weight.shape)
+            inputs = self.kernel.shape[0] // self.groups
+            factor = scale.view(self.groups, 1, -1, *spread).repeat_interleave(inputs, 1)
+            factor = factor.reshape(self.kernel.shape[0], -1, *spread)
         else:
-            weight = self.weight * scale.view(-1, 1, *spread)
+            factor = scale.view(-1, 1, *spread)
+        if self.scale is not None:
+            factor = factor * self.scale
         bias = shift if self.bias is None else self.bias * scale + shift
-        return replace(self, weight=weight, bias=bias)
+        return replace(self, scale=factor, bias=bias)
 
 
 def read_call(

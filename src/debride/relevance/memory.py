@@ -1,14 +1,15 @@
 """How many images go through a network at once, from a limit on memory.
 
-The estimate is what autograd keeps for one image: every storage once, parameters and buffers left
-out; twice that, for what the backward makes. It bounds batches, it never changes results.
+The estimate is what autograd and taps keep for one image: every storage once, parameters and
+buffers left out; twice that, for what the backward makes. It bounds batches
+and never changes results.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,7 +21,7 @@ from debride.errors import DebrideError
 from debride.models.outputs import first_tensor
 
 GIB = 2**30
-CPU_MOST = 4.0
+CPU_MOST = 0.5
 """GiB taken unasked on a CPU, where larger batches are no faster."""
 BACKWARD = 2
 """What the backward makes, in multiples of what the forward keeps."""
@@ -96,7 +97,7 @@ def plan_batches(
     limit = free_memory(images.device) if memory is None else memory * GIB
     # Where a tap does not lay out its output image by image, only whole batches can be told apart.
     apart = _image_by_image(model, images[:1], taps)
-    each = BACKWARD * saved_bytes(model, images[:1], through)
+    each = BACKWARD * saved_bytes(model, images[:1], through, taps)
     at_once, count = max(1, int(limit // max(each, 1))), len(images)
     if at_once >= count:
         return Batches(count, count, at_once // count if apart else 1)
@@ -124,9 +125,12 @@ def free_memory(device: torch.device) -> float:
 
 
 def saved_bytes(
-    model: nn.Module, image: Tensor, through: contextlib.AbstractContextManager[Any]
+    model: nn.Module,
+    image: Tensor,
+    through: contextlib.AbstractContextManager[Any],
+    taps: Sequence[str] = (),
 ) -> int:
-    """Return the bytes that autograd keeps for a forward, without parameters and buffers.
+    """Return the bytes kept for a backward with taps, without parameters and buffers.
 
     Examples
     --------
@@ -134,18 +138,21 @@ def saved_bytes(
     32
     """
     seen = {_storage(t) for t in chain(model.parameters(), model.buffers())}
+    kept: list[Tensor] = []
     total = 0
 
-    def pack(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         nonlocal total
         key = _storage(tensor)
         if key not in seen:
             seen.add(key)
             total += tensor.untyped_storage().nbytes()
+            kept.append(tensor.detach())  # so that no other storage takes its place
         return tensor
 
     leaf = image.detach().clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), through:
+    hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+    with hooks, _meeting(model, taps, count), through:
         model(leaf)
     return total
 
@@ -158,23 +165,30 @@ def _image_by_image(model: nn.Module, image: Tensor, taps: Sequence[str]) -> boo
     """Tell whether the first dimension of every tap grows with the batch."""
     if not taps:
         return True
-    modules = dict(model.named_modules(remove_duplicate=False))
-    leading: list[int] = []
+    sizes: list[list[int]] = []
+    for copies in (1, 2):
+        leading: list[Tensor] = []
+        with torch.no_grad(), _meeting(model, taps, leading.append):
+            model(torch.cat([image] * copies))
+        sizes.append([len(tensor) for tensor in leading])
+    return [2 * size for size in sizes[0]] == sizes[1]
+
+
+@contextlib.contextmanager
+def _meeting(
+    model: nn.Module, taps: Sequence[str], meet: Callable[[Tensor], Any]
+) -> Iterator[None]:
+    """Have `meet` see every tensor that a tapped module gives inside the block."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         tensor = first_tensor(output)
-        if tensor is not None:
-            leading.append(tensor.shape[0] if tensor.ndim else 0)
+        if tensor is not None and tensor.ndim:
+            meet(tensor)
 
-    handles = [modules[tap].register_forward_hook(hook) for tap in taps]
+    handles = []
     try:
-        sizes: list[list[int]] = []
-        for copies in (1, 2):
-            with torch.no_grad():
-                model(torch.cat([image] * copies))
-            sizes.append(leading.copy())
-            leading.clear()
+        handles += [model.get_submodule(tap).register_forward_hook(hook) for tap in taps]
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return [2 * size for size in sizes[0]] == sizes[1]

@@ -66,7 +66,7 @@ def as_gradient(_: RelevancePass, call: Call) -> Any:
 def linear(relevance: RelevancePass, call: Call) -> Any:
     """Convolutions and linear layers: by the rule set."""
     x, operator = read_call(call.name, call.args, call.kwargs)
-    if operator.weight.requires_grad or not x.requires_grad:
+    if operator.kernel.requires_grad or not x.requires_grad:
         # Weights that depend on the input (dynamic convolution) are a product of activations.
         return product(relevance, call)
     return relevance.linear(x, operator)

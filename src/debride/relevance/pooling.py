@@ -84,7 +84,10 @@ class _TiedMax(torch.autograd.Function):
             for offset in itertools.product(*(range(k) for k in kernel))
         ]
         won = [padded[window] == y for window in windows]
-        share = c / torch.stack(won).sum(0).to(c.dtype)
+        winners = won[0].to(torch.uint8) if len(won) < 256 else won[0].long()
+        for other in won[1:]:
+            winners += other
+        share = c / winners
         back = torch.zeros_like(padded)
         for window, winner in zip(windows, won, strict=True):
             back[window] += share * winner

@@ -230,7 +230,7 @@ def _held_region(output: Any, region: Region, count: int) -> Region:
         assert maps is not None
         predicted = scores > 0 if maps.shape[1] == 1 else maps.argmax(1) == region.label
         return Region(predicted, region.label)
-    mask = region.mask.to(scores.device)
+    mask = region.mask.as_subclass(Tensor).to(scores.device)
     if mask.shape == scores.shape[1:]:
         mask = mask.expand_as(scores)
     if mask.shape != scores.shape or len(scores) != count:

@@ -16,7 +16,7 @@ from debride.errors import DebrideError
 from debride.models.outputs import first_tensor
 from debride.models.state import undisturbed
 from debride.relevance.engine import GradientPass, RelevancePass, count_layers
-from debride.relevance.ledger import on_relevance
+from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.result import Relevance, from_ledger
 from debride.relevance.rules import RuleSet, rule_set
 from debride.relevance.targets import Target, check_finite, check_images, decide
@@ -75,14 +75,22 @@ def trace(
         c, *shares = backward(explained, [leaf, *constants])
     ledger.settle(tuple(shares))
     relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
-    if ledger.input_relevance is not None:
-        if ledger.input_relevance.numel() != relevance.numel():
-            raise DebrideError(
-                "the first layer reads another number of values than the images hold: a rule for "
-                "the input (flat, wsquare, zbox) has no pixels to share among; leave `first` out"
-            )
-        relevance = relevance + ledger.input_relevance.view_as(relevance)
+    for read, reached in ledger.at_input:
+        relevance = relevance + _moved_back(read, leaf, reached, ledger)
     return from_ledger(relevance, explained.detach(), ledger, unknown)
+
+
+def _moved_back(read: Tensor, leaf: Tensor, relevance: Tensor, ledger: Ledger) -> Tensor:
+    """Return R of the image from R of what the first layer read of it.
+
+    Where both have as many values they are the same pixels, perhaps scaled. Otherwise the image
+    was padded, cropped or cut into pieces, and R goes the way back; a border keeps its share.
+    """
+    if read.numel() == leaf.numel():
+        return relevance.view_as(leaf)
+    (found,) = torch.autograd.grad(read, leaf, relevance)
+    ledger.absorb("(border)", relevance.sum() - found.sum())
+    return found
 
 
 def new_pass(

@@ -15,8 +15,10 @@ HEIGHT = 276
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 30, 44
 
 
-def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
-    """Draw validation balanced accuracy against the share of MACs kept, step by step.
+def trajectory(
+    history: Sequence[Mapping[str, Any]], width: int, metric: str = "balanced accuracy"
+) -> Markup:
+    """Draw a validation metric against the share of MACs kept, step by step.
 
     Parameters
     ----------
@@ -24,6 +26,8 @@ def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
         Steps with "macs_kept", "before_recovery" and "after_recovery"; step 0 is the original.
     width
         Of the drawing, in pixels at its natural size: narrow and wide screens get their own.
+    metric
+        What was measured on validation images after each step.
 
     Returns
     -------
@@ -37,8 +41,9 @@ def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
     x = _Axis(max(*kept, 1.0), min(0.9, math.floor(min(kept) * 10) / 10), LEFT, width - RIGHT)
     after = [(x(float(s["macs_kept"])), y(float(s["after_recovery"]))) for s in history]
     before = [(x(float(s["macs_kept"])), y(float(s["before_recovery"]))) for s in history]
+    said = _in_words(history, metric)
     drawing = [
-        f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{_in_words(history)}">',
+        f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{said}">',
         *(
             f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
             f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{_tick(t)}</text>'
@@ -49,7 +54,7 @@ def trajectory(history: Sequence[Mapping[str, Any]], width: int) -> Markup:
             f"{_tick(t)}</text>"
             for t in x.ticks(10 if width > 500 else 5)
         ),
-        '<text x="0" y="14">validation balanced accuracy, %</text>',
+        f'<text x="0" y="14">validation {metric}, %</text>',
         f'<text x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
         'text-anchor="middle">share of MACs kept, %</text>',
         f'<line class="was" x1="{LEFT}" x2="{width - RIGHT}" '
@@ -99,10 +104,10 @@ def _tick(value: float) -> str:
     return f"{value * 100:.1f}".removesuffix(".0")
 
 
-def _in_words(history: Sequence[Mapping[str, Any]]) -> str:
+def _in_words(history: Sequence[Mapping[str, Any]], metric: str) -> str:
     first, last = history[0], history[-1]
     return (
-        f"Validation balanced accuracy over {len(history) - 1} steps: "
+        f"Validation {metric} over {len(history) - 1} steps: "
         f"{percent(first['after_recovery'])} with all MACs, "
         f"{percent(last['after_recovery'])} with {percent(last['macs_kept'])} of them."
     )

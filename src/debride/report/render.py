@@ -79,6 +79,7 @@ def render(
         ms=words.milliseconds,
         multilabel=evidence.task == "multilabel",
     )
+    metric = "macro ROC AUC" if evidence.task == "multilabel" else "balanced accuracy"
     history = [step for step in run.get("history") or [] if isinstance(step, Mapping)]
     pictured = [sample for sample in evidence.samples if sample.image is not None]
     return environment.get_template("report.html.j2").render(
@@ -90,7 +91,8 @@ def render(
         loss=words.loss_sentence(evidence),
         classes=_class_rows(evidence),
         history=history,
-        trajectories=[charts.trajectory(history, width) for width in (340, 720)]
+        metric=metric,
+        trajectories=[charts.trajectory(history, width, metric) for width in (340, 720)]
         if len(history) > 1
         else [],
         groups=list(plan.groups) if plan is not None else [],

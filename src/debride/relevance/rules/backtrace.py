@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Account
+from debride.relevance.ledger import Account, along
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
-from debride.relevance.rules.zplus import along, signed_adjoint, signed_parts
+from debride.relevance.rules.zplus import signed_adjoint, signed_parts
 
 Bounds = Mapping[str, tuple[float, float]]
 _INFINITE = float("inf")
+_ROWS_BYTES = 2**23
 
 ACTIVATION_BOUNDS: dict[str, tuple[float, float]] = {
     "tanh": (-2, 2),
@@ -51,21 +53,25 @@ class Backtrace(Rule):
         """Return c of the input."""
         if self.later or account.after in self.bounds:
             return self._by_sign(x, y, c, operator, account)
-        weight, dim = operator.weight.abs(), operator.channel_dim
         bias = None if operator.bias is None else operator.bias.abs()
         signed = is_signed(x)
-        # Nothing reaches an output where this is 0, and so is y: R is 0 there.
-        total = operator(x.abs() if signed else x, weight, bias)
-        s = (y * c).div_(total.clamp_(min=torch.finfo(y.dtype).tiny))
-        account.settle(s, bias, 0.0, dim)
-        back = operator.adjoint(s, x, weight)
+        size, relevance = x.abs() if signed else x, y * c
+        if operator.name == "linear":
+            s, back = _by_rows(size, relevance, operator, bias)
+        else:
+            weight = operator.magnitudes()
+            # Nothing reaches an output where this is 0, and so is y: R is 0 there.
+            total = operator(size, weight, bias)
+            s = relevance.div_(total.clamp_(min=torch.finfo(y.dtype).tiny))
+            back = operator.adjoint(s, x, weight)
+        account.settle(s, bias, 0.0, operator.channel_dim)
         return back * x.sign() if signed else back
 
     def _by_sign(
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         signed, dim = is_signed(x), operator.channel_dim
-        above, below = signed_parts(x, y, operator, signed=signed, bias=False)
+        above, below = signed_parts(x, y, operator, signed=signed)
         below = -below
         low, high = self.bounds.get(account.after or "", (-_INFINITE, _INFINITE))
         keep_above, keep_below = (y >= low).to(y.dtype), (y <= high).to(y.dtype)
@@ -83,6 +89,23 @@ class Backtrace(Rule):
         absorbed = 0 if bias is None else (s * along(bias, dim, y)).sum()
         account.lose(relevance.sum() - (x * back).sum() - absorbed)
         return back
+
+
+def _by_rows(
+    size: Tensor, relevance: Tensor, operator: LinearOperator, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return s and |W|ᵀs of a linear layer, |W| a few rows at a time: it is never held whole."""
+    tiny, weight = torch.finfo(relevance.dtype).tiny, operator.weight
+    step = max(1, _ROWS_BYTES // (weight.shape[1] * weight.element_size()))
+    back = torch.zeros_like(size)
+    shares = []
+    for begin in range(0, weight.shape[0], step):
+        rows = slice(begin, begin + step)
+        part = weight[rows].abs()
+        total = F.linear(size, part, None if bias is None else bias[rows])
+        shares.append(relevance[..., rows] / total.clamp_(min=tiny))
+        back += shares[-1] @ part
+    return (shares[0] if len(shares) == 1 else torch.cat(shares, -1)), back
 
 
 @register_rule("contrastive")
@@ -110,7 +133,7 @@ class Contrastive(Rule):
                 f"not in module '{account.where}': use the default mode"
             )
         signed = is_signed(image)
-        above, below = signed_parts(image, out, operator, signed=signed, bias=False)
+        above, below = signed_parts(image, out, operator, signed=signed)
         plus, minus = out * c[:half], out * c[half:]
         single = (above == 0) | (below == 0)
         # Ties go to R⁻, as in the packages.

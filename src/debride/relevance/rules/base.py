@@ -72,7 +72,7 @@ class _Propagate(torch.autograd.Function):
         x, y = ctx.saved_tensors
         back = ctx.rule.back(x, y, c, ctx.operator, ctx.account)
         if ctx.rule.of_input:
-            ctx.account.reach_input(back)
+            ctx.account.reach_input(x, back)
             back = torch.zeros_like(x)
         return back, None, None, None, None
 

@@ -25,11 +25,11 @@ class Flat(Rule):
     ) -> Tensor:
         """Return R of the input."""
         if operator.name == "linear" or operator.transposed:
-            return _shared(x, y * c, operator, torch.ones_like(operator.weight))
+            return _shared(x, y * c, operator, torch.ones_like(operator.kernel))
         # All channels weigh the same, so one for each group stands for them.
-        weight, groups = operator.weight, operator.groups
+        weight, groups = operator.kernel, operator.groups
         kernel = weight.new_ones((groups, 1, *weight.shape[2:]))
-        narrow = replace(operator, weight=kernel, bias=None)
+        narrow = replace(operator, kernel=kernel, scale=None, bias=None)
         single = x[:1].new_ones((1, groups, *x.shape[2:]))
         relevance = (y * c).reshape(y.shape[0], groups, -1, *y.shape[2:]).sum(2)
         per_channel = weight.shape[1]
@@ -90,11 +90,12 @@ class ZBox(Rule):
     ) -> Tensor:
         """Return R of the input."""
         low, high = self._bound(x, self.low, "low"), self._bound(x, self.high, "high")
-        positive, negative = operator.weight.clamp(min=0), operator.weight.clamp(max=0)
-        z = operator(x) - operator(low, positive) - operator(high, negative)
+        weight = operator.weight
+        positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+        z = operator(x, weight) - operator(low, positive) - operator(high, negative)
         s = (y * c) / (z + self.epsilon)
         account.settle(s, None, self.epsilon, operator.channel_dim)
-        back = x * operator.adjoint(s, x) - low * operator.adjoint(s, x, positive)
+        back = x * operator.adjoint(s, x, weight) - low * operator.adjoint(s, x, positive)
         return back - high * operator.adjoint(s, x, negative)
 
     @staticmethod

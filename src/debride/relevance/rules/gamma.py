@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from debride.relevance.ledger import Account
+from debride.relevance.ledger import Account, along
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
@@ -39,6 +39,9 @@ class Gamma(Rule):
         """Return c of the input."""
         signed = is_signed(x)
         above, below = signed_parts(x, y, operator, signed=signed)
+        if operator.bias is not None:
+            shift = along(operator.bias, operator.channel_dim, y)
+            above, below = above + shift.clamp(min=0), below + shift.clamp(max=0)
         relevance = y * c
         up = (y > 0).to(y.dtype)
         s_up = relevance * up / (y + self.gamma * above + self.epsilon)
@@ -51,8 +54,8 @@ class Gamma(Rule):
             account.absorb_along(s_down, b + self.gamma * b.clamp(max=0), dim)
         if not signed and not bool(torch.count_nonzero(s_down)):
             # After this operator comes a ReLU: only y > 0 holds relevance.
-            weight = operator.weight + self.gamma * operator.weight.clamp(min=0)
-            return operator.adjoint(s_up, x, weight)
+            weight = operator.weight
+            return operator.adjoint(s_up, x, weight + self.gamma * weight.clamp(min=0))
         # W = W⁺ + W⁻, so that two products serve both signs of y.
         s_above = (1 + self.gamma) * s_up + s_down
         s_below = s_up + (1 + self.gamma) * s_down

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Account
+from debride.relevance.ledger import Account, along
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
@@ -38,16 +38,14 @@ class ZPlus(Rule):
     ) -> Tensor:
         """Return c of the input."""
         bias = operator.bias.clamp(min=0) if self.bias and operator.bias is not None else None
-        positive = operator.weight.clamp(min=0)
-        signed = is_signed(x)
-        z = operator(x.clamp(min=0) if signed else x, positive, bias)
-        if signed:
-            negative = operator.weight.clamp(max=0)
-            z += operator(x.clamp(max=0), negative)
-        s = (y * c).div_(z.add_(self.epsilon))
+        if is_signed(x):
+            z, _ = signed_parts(x, y, operator, signed=True)
+            s = account.share(y * c, z, bias, self.epsilon, operator.channel_dim)
+            return signed_adjoint(x, s, torch.zeros_like(s), operator, signed=True)
+        positive = operator.positives()
+        s = (y * c).div_(operator(x, positive, bias).add_(self.epsilon))
         account.settle(s, bias, self.epsilon, operator.channel_dim)
-        back = operator.adjoint(s, x, positive)
-        return torch.where(x < 0, operator.adjoint(s, x, negative), back) if signed else back
+        return operator.adjoint(s, x, positive)
 
 
 @register_rule("alphabeta")
@@ -84,55 +82,42 @@ class AlphaBeta(Rule):
     ) -> Tensor:
         """Return c of the input."""
         signed = is_signed(x)
-        above, below = signed_parts(x, y, operator, signed=signed, bias=self.bias)
-        relevance = y * c
-        s_above = (self.alpha * relevance).div_(above.add_(self.epsilon))
-        s_below = (-self.beta * relevance).div_(below.sub_(self.epsilon))
-        b, dim = operator.bias if self.bias else None, operator.channel_dim
-        account.settle(s_above, None if b is None else b.clamp(min=0), self.epsilon, dim)
-        account.settle(s_below, None if b is None else b.clamp(max=0), -self.epsilon, dim)
+        above, below = signed_parts(x, y, operator, signed=signed)
+        b, dim, relevance = operator.bias if self.bias else None, operator.channel_dim, y * c
+        high, low = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
+        s_above = account.share(self.alpha * relevance, above, high, self.epsilon, dim)
+        s_below = account.share(-self.beta * relevance, below, low, -self.epsilon, dim)
         return signed_adjoint(x, s_above, s_below, operator, signed=signed)
 
 
 def signed_parts(
-    x: Tensor, y: Tensor, operator: LinearOperator, *, signed: bool, bias: bool = True
+    x: Tensor, y: Tensor, operator: LinearOperator, *, signed: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the sums of all positive and of all negative contributions to each output.
 
-    One extra product where x is not negative: the other sum is what y lacks.
+    One extra product does for both: with A = |W||x| the sums are (Wx + A) / 2 and (Wx − A) / 2.
     """
-    b = operator.bias
-    positive = operator.weight.clamp(min=0)
-    if not signed:
-        above = operator(x, positive, b.clamp(min=0) if bias and b is not None else None)
-        below = y - above
-        if not bias and b is not None:
-            below -= along(b, operator.channel_dim, y)
-        # What rounding leaves of a difference is not a contribution.
-        return above, below.masked_fill_(below > above * -8 * torch.finfo(y.dtype).eps, 0)
-    negative = operator.weight.clamp(max=0)
-    up, down = x.clamp(min=0), x.clamp(max=0)
-    high = b.clamp(min=0) if bias and b is not None else None
-    low = b.clamp(max=0) if bias and b is not None else None
-    above = operator(up, positive, high) + operator(down, negative)
-    below = operator(up, negative, low) + operator(down, positive)
-    return above, below
+    size = operator(x.abs() if signed else x, operator.magnitudes())
+    total, noise = y, size
+    if operator.bias is not None:
+        b = along(operator.bias, operator.channel_dim, y)
+        total, noise = y - b, size + b.abs()
+    # What rounding leaves of a difference is not a contribution.
+    noise = noise * (64 * torch.finfo(y.dtype).eps)
+    above, below = (total + size).div_(2), (total - size).div_(2)
+    return above.masked_fill_(above < noise, 0), below.masked_fill_(below > -noise, 0)
 
 
 def signed_adjoint(
     x: Tensor, s_above: Tensor, s_below: Tensor, operator: LinearOperator, *, signed: bool
 ) -> Tensor:
-    """Return c of x from s of the positive and s of the negative contributions."""
-    positive, negative = operator.weight.clamp(min=0), operator.weight.clamp(max=0)
-    back = operator.adjoint(s_above, x, positive) + operator.adjoint(s_below, x, negative)
-    if not signed:
-        return back
-    other = operator.adjoint(s_above, x, negative) + operator.adjoint(s_below, x, positive)
-    return torch.where(x < 0, other, back)
+    """Return c of x from s of the positive and s of the negative contributions.
 
-
-def along(values: Tensor, dim: int, like: Tensor) -> Tensor:
-    """Give one value for each channel the shape that broadcasts along that dimension."""
-    shape = [1] * like.ndim
-    shape[dim] = -1
-    return values.view(shape)
+    c = W⁺ᵀ s₊ + W⁻ᵀ s₋ where x ≥ 0, the weights changing places where x < 0: half of
+    Wᵀ(s₊ + s₋) and of ±|W|ᵀ(s₊ − s₋).
+    """
+    both = operator.adjoint(s_above + s_below, x)
+    sided = operator.adjoint(s_above - s_below, x, operator.magnitudes())
+    if signed:
+        sided = torch.where(x < 0, -sided, sided)
+    return both.add_(sided).div_(2)

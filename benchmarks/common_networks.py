@@ -1,0 +1,155 @@
+"""Common vision networks with random weights, by family, for coverage tables and tests."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from monai.networks import nets
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network: where it comes from, how to make it, the shape of an image."""
+
+    family: str
+    name: str
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    segments: bool = False
+
+    @property
+    def target(self) -> int | Callable[[Any], Tensor]:
+        """Class 1, or for a segmentation the sum of its map."""
+        return _class_map if self.segments else 1
+
+    def prepared(self, seed: int = 0) -> nn.Module:
+        """Return the network with norms and heads that are not at their initial values."""
+        torch.manual_seed(seed)
+        model = self.make()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                if module.running_mean is not None:
+                    module.running_mean.normal_(0, 0.1)
+                    module.running_var.uniform_(0.5, 1.5)
+                if module.affine:
+                    nn.init.uniform_(module.weight, 0.5, 1.5)
+                    nn.init.normal_(module.bias, 0, 0.1)
+            elif isinstance(module, nn.Linear) and not module.weight.any():
+                nn.init.normal_(module.weight, std=0.02)  # heads that start at zero
+        return model.eval()
+
+    def images(self, count: int = 1, seed: int = 0) -> Tensor:
+        """Return random images."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, *self.shape, generator=generator)
+
+
+def _class_map(output: Any) -> Tensor:
+    while isinstance(output, list | tuple):
+        output = output[0]
+    if output.ndim > 4 and output.shape[1] == 1:  # deep supervision stacks its heads
+        output = output[:, 0]
+    return output[:, 1].flatten(1).sum(1)
+
+
+def _torchvision() -> list[Entry]:
+    sizes = {"inception_v3": 96, "vit_b_16": 224, "maxvit_t": 224}
+    names = (
+        "resnet18 resnet50 resnext50_32x4d vgg16 vgg19 vgg16_bn vgg19_bn densenet121 "
+        "inception_v3 googlenet efficientnet_b0 efficientnet_v2_s mobilenet_v2 mobilenet_v3_large "
+        "regnet_y_400mf convnext_tiny vit_b_16 swin_t swin_v2_t maxvit_t"
+    ).split()
+
+    def make(name: str) -> Callable[[], nn.Module]:
+        extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        return lambda: torchvision.models.get_model(name, weights=None, num_classes=10, **extra)
+
+    return [Entry("torchvision", n, make(n), (3, *[sizes.get(n, 64)] * 2)) for n in names]
+
+
+def _timm() -> list[Entry]:
+    names = (
+        "vit_tiny_patch16_224 deit_tiny_patch16_224 swin_tiny_patch4_window7_224 convnext_atto "
+        "mobilevit_xxs coatnet_nano_rw_224 efficientformer_l1"
+    ).split()
+
+    def make(name: str) -> Callable[[], nn.Module]:
+        return lambda: timm.create_model(name, num_classes=10)
+
+    return [Entry("timm", name, make(name), (3, 224, 224)) for name in names]
+
+
+def _monai() -> list[Entry]:
+    found = []
+    for dims in (2, 3):
+        size = (64, 64) if dims == 2 else (32, 32, 32)
+        classifiers: dict[str, Callable[[int], nn.Module]] = {
+            "DenseNet121": lambda d: nets.DenseNet121(d, 1, 3),
+            "SEResNet50": lambda d: nets.SEResNet50(spatial_dims=d, in_channels=1, num_classes=3),
+            "EfficientNetBN": lambda d: nets.EfficientNetBN(
+                "efficientnet-b0", pretrained=False, spatial_dims=d, in_channels=1, num_classes=3
+            ),
+            "ViT": lambda d: nets.ViT(
+                1, (32,) * d, (8,) * d, hidden_size=48, mlp_dim=96, num_layers=3, num_heads=4,
+                classification=True, num_classes=3, spatial_dims=d,
+            ),
+        }  # fmt: skip
+        segmenters: dict[str, Callable[[int], nn.Module]] = {
+            "UNet": lambda d: nets.UNet(d, 1, 2, (8, 16, 32), (2, 2), num_res_units=2),
+            "BasicUNet": lambda d: nets.BasicUNet(d, 1, 2, (8, 8, 16, 32, 32, 8)),
+            "AttentionUnet": lambda d: nets.AttentionUnet(d, 1, 2, (8, 16, 32), (2, 2)),
+            "SegResNet": lambda d: nets.SegResNet(d, 8, 1, 2),
+            "DynUNet": lambda d: nets.DynUNet(
+                d, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[8, 16, 32], res_block=True
+            ),
+            "VNet": lambda d: nets.VNet(d, 1, 2),
+            "UNETR": lambda d: nets.UNETR(
+                1, 2, (32,) * d, feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4,
+                spatial_dims=d,
+            ),
+            "SwinUNETR": lambda d: nets.SwinUNETR(1, 2, feature_size=12, spatial_dims=d),
+        }  # fmt: skip
+        for name, make in (classifiers | segmenters).items():
+            sizes = {"ViT": 32, "UNETR": 32, "SwinUNETR": 64}
+            shape = (sizes.get(name, size[0]),) * dims
+            found.append(
+                Entry(
+                    f"MONAI {dims}-D", name, lambda m=make, d=dims: m(d), (1, *shape),
+                    segments=name in segmenters,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _huggingface() -> list[Entry]:
+    if importlib.util.find_spec("transformers") is None:
+        return []
+    import transformers as hf
+
+    def vit() -> nn.Module:
+        config = hf.ViTConfig(
+            hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
+            image_size=64, num_labels=10,
+        )  # fmt: skip
+        return hf.ViTForImageClassification(config)
+
+    def swin() -> nn.Module:
+        return hf.SwinForImageClassification(hf.SwinConfig(num_labels=10))
+
+    return [
+        Entry("Hugging Face", "ViT", vit, (3, 64, 64)),
+        Entry("Hugging Face", "Swin", swin, (3, 224, 224)),
+    ]
+
+
+def networks() -> list[Entry]:
+    """Return every network of the coverage tables."""
+    return [*_torchvision(), *_timm(), *_monai(), *_huggingface()]

@@ -1,0 +1,89 @@
+"""Networks that cannot be looked into: scripted, compiled, checkpointed, made for inference."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+from torch.utils import checkpoint
+
+from debride.errors import DebrideError
+from debride.models.state import undisturbed
+
+
+def check_plain(model: nn.Module, example: Tensor | None = None) -> None:
+    """Refuse a network that can be neither explained nor cut because of how it is run.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is.
+    example : Tensor, optional
+        Images (B, C, *spatial). With them the first is run through the network, as only that
+        shows reentrant activation checkpointing.
+
+    Raises
+    ------
+    DebrideError
+        Naming the module that is TorchScript, compiled, checkpointed, or of inference tensors.
+
+    Examples
+    --------
+    >>> check_plain(nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(2, 2))))
+    Traceback (most recent call last):
+    ...
+    debride.errors.DebrideError: the module '1' is TorchScript, ...
+    """
+    if torch.is_inference_mode_enabled():
+        raise DebrideError(
+            "gradients are needed and torch.inference_mode() is on: call this outside of it "
+            "(torch.no_grad() does no harm)"
+        )
+    for name, module in model.named_modules():
+        what = f"the module '{name}'" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise DebrideError(
+                f"{what} is TorchScript, which cannot be looked into: give the network before "
+                "torch.jit.script or torch.jit.trace"
+            )
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+            raise DebrideError(
+                f"{what} is compiled, which cannot be looked into: give it before torch.compile, "
+                "and compile the result"
+            )
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_inference():
+                raise DebrideError(
+                    f"{what} was made or loaded under torch.inference_mode(), so that no gradient "
+                    "can pass: make it outside of it"
+                )
+    if example is not None:
+        _check_checkpointing(model, example[:1])
+
+
+def _check_checkpointing(model: nn.Module, example: Tensor) -> None:
+    handles = [
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: _look_up(name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with undisturbed(model), torch.enable_grad():
+            # no leaf, so that the network may change it in place
+            model.eval()(example.clone().requires_grad_() + 0)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _look_up(name: str) -> None:
+    """Look whether the module that is about to run was called by a reentrant checkpoint."""
+    frame = sys._getframe(1)
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if frame.f_code.co_filename == checkpoint.__file__ and frame.f_code.co_name == "forward":
+            raise DebrideError(
+                f"the module '{name}' runs under activation checkpointing, through which no "
+                "relevance passes: switch it off, or give torch.utils.checkpoint "
+                "use_reentrant=False"
+            )
