@@ -173,13 +173,15 @@ def evaluate(settings: EvaluateSettings) -> None:
 @command(
     ExplainSettings,
     "Look",
-    epilog="Example: debride explain --model runs/half --images scan.png --out heatmaps",
+    epilog="Example: debride explain --model runs/half --images scans/ --method lrp,ig "
+    "--out heatmaps",
 )
 def explain(settings: ExplainSettings) -> None:
-    """Draw heatmaps over images, as PNG files."""
+    """Draw heatmaps over images, by one or several methods side by side."""
     from debride.explaining import explain as work
 
-    work(settings)
+    if not work(settings):
+        raise typer.Exit(1)
 
 
 @command(ReportSettings, "Look", epilog="Example: debride report --run runs/half")

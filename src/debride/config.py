@@ -28,6 +28,19 @@ Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_spli
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
+def _pairs(value: object) -> object:
+    """Turn a mapping, or one text, into texts ``"key=value"``; a list within becomes ``1,2``."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        texts = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in value.items()}
+        return [f"{key}={text}" for key, text in texts.items()]
+    return value
+
+
+Pairs = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
+
+
 def option(
     default: Any,
     help: str,
@@ -35,6 +48,7 @@ def option(
     panel: str,
     metavar: str,
     shown: str | None = None,
+    many: bool = False,
     **limits: Any,
 ) -> Any:
     """Describe a setting: its default, its line of help, its group and what it takes.
@@ -51,10 +65,12 @@ def option(
         What the flag takes, such as ``FILE``.
     shown
         The default in words, where the value itself says too little.
+    many
+        The flag may be given again and again.
     limits
         Passed to `pydantic.Field`, for example ``ge=1``.
     """
-    extra: dict[str, Any] = {"panel": panel, "metavar": metavar, "shown": shown}
+    extra: dict[str, Any] = {"panel": panel, "metavar": metavar, "shown": shown, "many": many}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -88,7 +104,7 @@ class Settings(BaseModel):
         Settings(seed=3, device='auto')
         """
         from_file = _read_yaml(config, cls) if config is not None else {}
-        given = {name: value for name, value in flags.items() if value is not None}
+        given = {name: value for name, value in flags.items() if value not in (None, [])}
         try:
             return cls.model_validate({**from_file, **given})
         except ValidationError as error:

@@ -54,6 +54,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if field.annotation is bool:
         kind = bool
         declaration = f"{flag}/--no-{flag[2:]}" if field.default else flag
+    elif extra["many"]:
+        kind = list[str]
     given = typer.Option(
         declaration,
         help=text,
@@ -70,7 +72,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _shown(default: Any) -> str | None:
-    if default is None or default is False:
+    if default is None or default is False or default == ():
         return None
     return "yes" if default is True else str(default)
 

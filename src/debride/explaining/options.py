@@ -1,0 +1,118 @@
+"""Options of methods: ``key=value`` texts as values of the kind that each method takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
+from debride.data.preprocessing import Preprocessing
+from debride.errors import DebrideError
+from debride.relevance import methods as registry
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    Sequence: "several, with commas",
+}
+
+
+def pairs_of(options: Sequence[str]) -> dict[str, str]:
+    """Cut ``key=value`` texts in two.
+
+    Examples
+    --------
+    >>> pairs_of(["n_steps=50", "baseline=blur"])
+    {'n_steps': '50', 'baseline': 'blur'}
+    """
+    pairs = {}
+    for text in options:
+        key, sign, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not sign or not key or not value.strip():
+            raise DebrideError(f"--option '{text}' is not KEY=VALUE, as in --option n_steps=50")
+        if key in pairs:
+            raise DebrideError(f"--option {key} is given twice: choose one")
+        pairs[key] = value.strip()
+    return pairs
+
+
+def options_of(method: str) -> dict[str, Any]:
+    """Give the options of a method and their types."""
+    function = registry._METHODS[method]
+    types = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: types.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def value_of(method: str, key: str, text: str, kind: Any) -> Any:
+    """Read an option's text as what the method takes."""
+    adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    for candidate in (parsed(text), text):
+        try:
+            value = adapter.validate_python(candidate, strict=True)
+        except ValidationError:
+            continue
+        if isinstance(value, str) and key == "baseline" and value not in ("zero", "mean", "blur"):
+            raise DebrideError(
+                f"--option baseline={text} is not one of zero (black), mean, blur, or a grey of "
+                "0 to 1"
+            )
+        return value
+    raise DebrideError(f"--option {key}={text} does not fit: {method} takes {_kind(kind)}")
+
+
+def _kind(kind: Any) -> str:
+    """Say in words what an option takes."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    known = [WORDS.get(get_origin(part) or part) for part in parts]
+    return " or ".join(word for word in known if word is not None) or "something else"
+
+
+def parsed(text: str) -> Any:
+    """Read a text as a whole number, a number, true or false, several of them, or itself.
+
+    Examples
+    --------
+    >>> parsed("5"), parsed("0.5"), parsed("true"), parsed("1,2"), parsed("blur")
+    (5, 0.5, True, (1, 2), 'blur')
+    """
+    if "," in text:
+        return tuple(parsed(part.strip()) for part in text.split(","))
+    if text.lower() in ("true", "false", "yes", "no"):
+        return text.lower() in ("true", "yes")
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def baseline_of(given: Any, preprocessing: Preprocessing) -> Any:
+    """Turn a grey level into what the network sees of it; ``"zero"`` is black."""
+    if given == "zero":
+        given = 0.0
+    if isinstance(given, str):
+        return given
+    if not 0 <= given <= 1:
+        raise DebrideError(
+            f"--option baseline={given} is no grey: give 0 (black) to 1 (white), zero, mean or blur"
+        )
+    return grey(given, preprocessing)
+
+
+def grey(level: float, preprocessing: Preprocessing) -> Tensor:
+    """Give a grey of 0 (black) to 1 (white) as the network sees it, (C, 1, 1) or (C, 1, 1, 1)."""
+    sides = [1] * len(preprocessing.spatial)
+    seen: Tensor = preprocessing.normaliser()(torch.full((preprocessing.channels, *sides), level))
+    return seen
