@@ -10,7 +10,7 @@ MODEL = "timm:test_resnet"
 EPOCHS = 10
 RATE = 3e-3
 MACS = 0.49
-STEPS = 12
+STEPS = 16
 
 
 def run(settings: DemoSettings) -> None:

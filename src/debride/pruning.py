@@ -69,6 +69,10 @@ class _Candidate:
     after: float
 
 
+def _distance(candidate: _Candidate) -> float:
+    return candidate.distance
+
+
 CANDIDATES: dict[str, tuple[str | None, ...]] = {
     "global": ("share_width", "share_width_rank"),
     "layer": (None,),
@@ -219,12 +223,16 @@ def prune(
         smaller = copy.deepcopy(model) if len(names) > 1 else model
         narrow(smaller, cut, before_cut)
         outputs = judge.outputs(smaller)
-        before = after = judge.metric(outputs)
-        if recovery not in (None, "none"):
-            recover(recovery, smaller, repair_data, device=place)
-            outputs = judge.outputs(smaller)
-            after = judge.metric(outputs)
-        return _Candidate(judge.divergence(outputs), smaller, cut, name, before, after)
+        before = judge.metric(outputs)
+        plain = _Candidate(judge.divergence(outputs), smaller, cut, name, before, before)
+        if recovery in (None, "none"):
+            return plain
+        repaired = copy.deepcopy(smaller)
+        recover(recovery, repaired, repair_data, device=place)
+        outputs = judge.outputs(repaired)
+        after = judge.metric(outputs)
+        mended = _Candidate(judge.divergence(outputs), repaired, cut, name, before, after)
+        return min(mended, plain, key=_distance)
 
     for step in range(1, steps + 1):
         scores = score(
@@ -240,7 +248,7 @@ def prune(
             for name in names
         }  # fmt: skip
         tried = (attempt(current, groups, name, cut) for name, cut in cuts.items())
-        best = min(tried, key=lambda candidate: candidate.distance)
+        best = min(tried, key=_distance)
         current, groups = best.model, best.groups
         removed = np.array([len(group.removed) for group in groups], dtype=np.float64)
         shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
