@@ -39,6 +39,7 @@ def test_extensions_of_the_docs_work_together() -> None:
     from debride.data import registry
     from debride.data.images import open_images
     from debride.models.spec import ModelSpec, build
+    from debride.relevance.rules import RuleSet, make_rule
 
     text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
@@ -54,6 +55,10 @@ def test_extensions_of_the_docs_work_together() -> None:
         assert abs(found.delta) < 1e-4
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), method="contrast", floor=0.1)
         assert float(found.input.min()) >= 0.1
+        bold = RuleSet("bold", make_rule("bold", threshold=0.2), make_rule("bold"))
+        found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules=bold)
+        assert abs(found.delta) < 1e-4
+        assert found.shares["lost"] != 0
         step = nn.Sequential(nn.Conv2d(1, 2, 1), Step(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         found = debride.attribute(step, torch.rand(1, 1, 4, 4), 0)
         assert not found.unknown
