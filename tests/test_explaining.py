@@ -570,7 +570,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     plain = work.explain_image
     monkeypatch.setattr(work, "explain_image", interrupted)
     before = sorted(base.parent.iterdir())
-    code, _, err = say(f"{TOY} --limit 5 --out stopped")
+    code, _, err = say(f"{TOY} --limit 5 --out never-written")
     assert (code, err) == (130, "stopped: nothing was written\n")
     assert sorted(base.parent.iterdir()) == before
 
