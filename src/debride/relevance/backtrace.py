@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from debride.errors import DebrideError
 from debride.models.outputs import first_tensor, logits
+from debride.relevance.gradients import one_pass
 from debride.relevance.memory import plan_batches
 from debride.relevance.methods import Request, register_method
 from debride.relevance.result import Relevance, joined
@@ -47,16 +48,7 @@ def dlb(
         Limit in GiB; the batch is split only where one is given.
     """
     rules = _rules("dlb", collapse=collapse, norm=norm, later=later, bounds=bounds)
-    parts = []
-    for which in _slices(request, rules, memory):
-        sums = Sums()
-        found = trace(
-            request.model, request.images[which],
-            part_of(request.target, which, request.images.ndim - 2), rules=rules,
-            taps=request.taps, visit=sums.relevance, strict=request.strict,
-        )  # fmt: skip
-        parts.append(Relevance(**{**vars(found), "taps": sums.found}))
-    return joined(parts)
+    return one_pass(request, rules, memory)
 
 
 @register_method("dlb_contrastive")
@@ -83,7 +75,7 @@ def contrastive(
         raise DebrideError(f"map='{map}': give one of {', '.join(get_args(Map))}")
     rules = _rules("dlb_contrastive", collapse=collapse, norm=norm)
     parts = []
-    for which in _slices(request, rules, memory, copies=2):
+    for which in _slices(request, memory):
         sums = Sums()
         found = trace_contrastive(
             request.model, request.images[which],
@@ -168,11 +160,11 @@ def _rules(name: str, *, collapse: bool, norm: Literal["fold", "pass"], **option
     return rule_set(name, **options)
 
 
-def _slices(request: Request, rules: RuleSet, memory: float | None, copies: int = 1) -> list[slice]:
+def _slices(request: Request, memory: float | None) -> list[slice]:
     if memory is None:
         return [slice(None)]
     plan = plan_batches(
-        request.model, request.images, memory=memory / copies, taps=request.taps,
+        request.model, request.images, memory=memory / 2, taps=request.taps,
         whole=callable(request.target), through=new_pass(request.model, "dlb"),
     )  # fmt: skip
     return list(plan.slices())

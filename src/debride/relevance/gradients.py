@@ -20,16 +20,17 @@ from debride.relevance.tracing import Sums, gradients, new_pass, trace, wide
 @register_method("lrp")
 def lrp(request: Request, *, memory: float | None = None) -> Relevance:
     """Layer-wise relevance propagation by `request.rules`; batches are split only by `memory`."""
-    return _one_pass(request, request.rules, memory)
+    return one_pass(request, request.rules, memory)
 
 
 @register_method("gradient", "gradient_x_input")
 def gradient(request: Request, *, memory: float | None = None) -> Relevance:
     """Gradient × input (Shrikumar et al. 2016); batches are split only by `memory`."""
-    return _one_pass(request, None, memory)
+    return one_pass(request, None, memory)
 
 
-def _one_pass(request: Request, rules: str | RuleSet | None, memory: float | None) -> Relevance:
+def one_pass(request: Request, rules: str | RuleSet | None, memory: float | None) -> Relevance:
+    """Run one pass back with these rules, or plain gradients; `memory` in GiB splits the batch."""
     model, images, target = request.model, request.images, request.target
     slices: Iterable[slice] = [slice(None)]
     if memory is not None:
