@@ -1,0 +1,119 @@
+"""The settings of ``debride prune``, ``debride apply`` and ``debride doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from debride.config import option
+from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
+
+
+class DoctorSettings(NetworkSettings, DataSettings):
+    """Settings of ``debride doctor``."""
+
+    rules: str = option(
+        "epsilon",
+        "Relevance rules to try: epsilon, epsilon_plus, epsilon_plus_flat or attnlrp.",
+        panel="Relevance",
+        metavar="RULES",
+    )
+    steps: int = option(
+        8, "Steps the time of debride prune is told for.", panel="Cutting", metavar="INTEGER", ge=1
+    )
+
+
+class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
+    """Settings of ``debride prune``."""
+
+    criterion: str = option(
+        "lrp",
+        "What a channel is worth: lrp, magnitude or random.",
+        panel="Cutting",
+        metavar="NAME",
+    )
+    macs: float | None = option(
+        None,
+        "Share of the multiply-accumulates to keep.",
+        panel="Cutting",
+        metavar="SHARE",
+        shown="0.5, unless --ratio is given",
+        gt=0,
+        lt=1,
+    )
+    ratio: float | None = option(
+        None,
+        "Share of the channels to remove, instead of --macs.",
+        panel="Cutting",
+        metavar="SHARE",
+        gt=0,
+        lt=1,
+    )
+    steps: int = option(
+        8,
+        "Cuts on the way; relevance is measured anew before each.",
+        panel="Cutting",
+        metavar="INTEGER",
+        ge=1,
+    )
+    ranking: Literal["global", "layer"] = option(
+        "global",
+        "Rank channels over the whole network (global) or within each layer (layer).",
+        panel="Cutting",
+        metavar="NAME",
+    )
+    floor: float = option(
+        0.05,
+        "Share of its channels that every layer keeps at least.",
+        panel="Cutting",
+        metavar="SHARE",
+        ge=0,
+        le=1,
+    )
+    reference: int = option(
+        20,
+        "Training images per class that the criterion sees.",
+        panel="Cutting",
+        metavar="INTEGER",
+        ge=1,
+    )
+    recovery: Literal["batchnorm", "none"] = option(
+        "batchnorm",
+        "batchnorm: after each cut, measure the batch-norm statistics anew on up to 1024 "
+        "training images, without labels; or none.",
+        panel="Cutting",
+        metavar="NAME",
+    )
+    force: bool = option(
+        False,
+        "Go on although the network is no better than chance on the validation images.",
+        panel="Cutting",
+        metavar="",
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.macs is not None and self.ratio is not None:
+            raise ValueError("--macs and --ratio are both given: choose one")
+        return self
+
+
+class ApplySettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
+    """Settings of ``debride apply``."""
+
+    plan: Path = option(..., "The plan.json to apply.", panel="Cutting", metavar="FILE")
+    recovery: Literal["batchnorm", "none"] = option(
+        "batchnorm",
+        "batchnorm: after the cut, measure the batch-norm statistics anew on up to 1024 "
+        "training images, without labels; or none.",
+        panel="Cutting",
+        metavar="NAME",
+    )
+    force: bool = option(
+        False,
+        "Go on although the network is no better than chance on the validation images.",
+        panel="Cutting",
+        metavar="",
+    )

@@ -1,0 +1,51 @@
+"""The settings of the commands that measure and show: ``evaluate``, ``report``, ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from debride.config import Settings, option
+from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings
+
+
+class EvaluateSettings(EvidenceSettings, NetworkSettings, DataSettings):
+    """Settings of ``debride evaluate``."""
+
+    original: Path | None = option(
+        None,
+        "Folder of the network before pruning, to compare with.",
+        panel="Network",
+        metavar="FOLDER",
+    )
+    split: Literal["train", "val", "test"] = option(
+        "test", "The images to measure on: train, val or test.", panel="Images", metavar="SPLIT"
+    )
+    out: Path | None = option(
+        None,
+        "Folder for evidence.json and report.html.",
+        panel="Run",
+        metavar="FOLDER",
+        shown="only print",
+    )
+
+
+class ReportSettings(Settings):
+    """Settings of ``debride report``."""
+
+    show_names: bool = option(
+        False,
+        "Show file names, read anew from the run's images. They may identify patients.",
+        panel="Evidence",
+        metavar="",
+    )
+    run: Path = option(..., "Folder of a finished run.", panel="Run", metavar="FOLDER")
+    out: Path | None = option(
+        None, "File to write.", panel="Run", metavar="FILE", shown="report.html in the run's folder"
+    )
+
+
+class DemoSettings(Settings):
+    """Settings of ``debride demo``."""
+
+    out: Path = option(Path("runs/demo"), "Folder for the results.", panel="Run", metavar="FOLDER")
