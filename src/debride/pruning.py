@@ -28,7 +28,7 @@ from debride.planning.make import (
     read_budget,
 )
 from debride.planning.plan import Plan, PlannedGroup
-from debride.recovery import check_recovery, recover
+from debride.recovery import begin, check_recovery
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
 from debride.validation import Validation
@@ -160,9 +160,10 @@ def prune(
     floor : float
         Fraction of its units that every group keeps at least.
     recovery : str or None
-        ``"batchnorm"`` recalibrates after each step.
+        What is done after each step: ``"batchnorm"`` recalibrates, ``"mean"`` also corrects
+        biases, ``"least_squares"`` also gives readers the weights that best repeat their output.
     recovery_data : iterable, optional
-        Training images for that, without need of labels; `reference` by default.
+        Re-iterable training images for that, without need of labels; `reference` by default.
     task : str, optional
         ``"multiclass"``, ``"binary"`` or ``"multilabel"``; read off the outputs by default.
     seed : int
@@ -205,13 +206,13 @@ def prune(
     cost = cost_model(kind, current, groups, example)
     check_reachable(groups, cost, kept, floor)
     report = {name: cost_model(name, current, groups, example) for name in ("macs", "params")}
-    original = copy.deepcopy(current) if evidence else current
-    template = copy.deepcopy(model)
+    original = copy.deepcopy(current)
 
     judge = Validation(current, validation, task, place)
     base = judge.metric(judge.original)
     history = [StepRecord(0, 1.0, 1.0, 1.0, base, base)]
     on_step(history[0])
+    repair = begin(recovery, original, groups, repair_data, device=place)
     names = (normalise,) if normalise else CANDIDATES[ranking]
 
     def attempt(
@@ -228,7 +229,7 @@ def prune(
         if recovery in (None, "none"):
             return plain
         repaired = copy.deepcopy(smaller)
-        recover(recovery, repaired, repair_data, device=place)
+        repair(repaired, cut)
         outputs = judge.outputs(repaired)
         after = judge.metric(outputs)
         mended = _Candidate(judge.divergence(outputs), repaired, cut, name, before, after)
@@ -270,7 +271,7 @@ def prune(
         "steps": steps, "ranking": ranking, "normalise": normalise, "floor": floor,
         "recovery": recovery, "reference_images": scores.count, "seed": seed,
     }  # fmt: skip
-    plan = finish(template.to(place), groups, example, settings)
+    plan = finish(original, groups, example, settings)
     measured = (
         evaluate(
             current, validation, original=original, task=task, split="validation", rules=rules,

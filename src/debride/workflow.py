@@ -27,7 +27,7 @@ from debride.progress import track
 from debride.provenance import Stopwatch
 from debride.pruning import StepRecord
 from debride.pruning import prune as cut_in_steps
-from debride.recovery import recover
+from debride.recovery import begin
 from debride.relevance.rules import rule_set
 from debride.report import render
 from debride.reporting import names_of, read_text
@@ -175,7 +175,8 @@ def apply(settings: ApplySettings) -> None:
         before = _check(job, force=settings.force)
     with watch.part("pruning"):
         model = cut(job.network.model, plan)
-        recover(settings.recovery, model, job.recalibration())
+        original, images = job.network.model, job.recalibration()
+        begin(settings.recovery, original, plan.groups, images)(model, plan.groups)
     _finish("apply", settings, watch, job, before, model, plan, {})
 
 

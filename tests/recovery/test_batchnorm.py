@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.recovery import recalibrate, recover, recovery_names
+from debride.recovery import begin, recalibrate, recovery_names
 from planning import toys
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -87,13 +87,13 @@ def test_single_images_are_taken_in_pairs() -> None:
 
 
 def test_recoveries_by_name() -> None:
-    assert recovery_names() == ("none", "batchnorm")
+    assert recovery_names() == ("none", "batchnorm", "least_squares", "mean")
     net = _net()
     before = cast(Tensor, net[1].running_mean).clone()
     for name in (None, "none"):
-        assert recover(name, net, BATCHES) is net
+        begin(name, net, (), BATCHES)(net, ())
     assert torch.equal(cast(Tensor, net[1].running_mean), before)
-    recover("batchnorm", net, BATCHES)
+    begin("batchnorm", net, (), BATCHES)(net, ())
     assert not torch.equal(cast(Tensor, net[1].running_mean), before)
     with pytest.raises(DebrideError, match="did you mean 'batchnorm'"):
-        recover("batch_norm", net, BATCHES)
+        begin("batch_norm", net, (), BATCHES)

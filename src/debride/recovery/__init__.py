@@ -1,6 +1,7 @@
 """Recovery: what a network lost to surgery and can win back."""
 
+from debride.recovery import batchnorm, least_squares  # noqa: F401  (they register themselves)
 from debride.recovery.batchnorm import recalibrate
-from debride.recovery.registry import check_recovery, recover, recovery_names, register_recovery
+from debride.recovery.registry import begin, check_recovery, recovery_names, register_recovery
 
-__all__ = ["check_recovery", "recalibrate", "recover", "recovery_names", "register_recovery"]
+__all__ = ["begin", "check_recovery", "recalibrate", "recovery_names", "register_recovery"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.models.state import undisturbed
+from debride.planning.plan import Group, PlannedGroup
+from debride.recovery.registry import Recovery, register_recovery
 
 
 def recalibrate(
@@ -65,6 +67,18 @@ def recalibrate(
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     return model
+
+
+@register_recovery("batchnorm")
+def batch_norms(
+    original: nn.Module, groups: Sequence[Group], data: Iterable[Any], *, device: str | torch.device
+) -> Recovery:
+    """Recalibrate the batch norms of each cut network, and touch nothing else."""
+
+    def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
+        recalibrate(model, data, device=device)
+
+    return repair
 
 
 def _never_alone(data: Iterable[Any]) -> Iterator[Tensor]:

@@ -1,26 +1,30 @@
-"""The kinds of recovery that are known, by the name that ``--recovery`` takes."""
+"""The recoveries that are known, and `begin`, which readies one for a network."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from debride.errors import DebrideError
-from debride.recovery.batchnorm import recalibrate
+from debride.planning.plan import Group, PlannedGroup
 
-Recovery = Callable[..., nn.Module]
+Recovery = Callable[[nn.Module, Sequence[PlannedGroup]], None]
+"""Repairs a cut network in place, given what its groups keep."""
 
-_RECOVERIES: dict[str, Recovery] = {"batchnorm": recalibrate}
+Beginning = Callable[..., Recovery]
+"""(original, groups, data, *, device) → Recovery; sees the network before any cut."""
+
+_RECOVERIES: dict[str, Beginning] = {}
 
 
-def register_recovery(name: str) -> Callable[[Recovery], Recovery]:
-    """Register a function (model, data, *, device) that repairs a cut network in place."""
+def register_recovery(name: str) -> Callable[[Beginning], Beginning]:
+    """Register a function (original, groups, data, *, device) that returns a `Recovery`."""
 
-    def add(function: Recovery) -> Recovery:
+    def add(function: Beginning) -> Beginning:
         _RECOVERIES[name] = function
         return function
 
@@ -28,7 +32,7 @@ def register_recovery(name: str) -> Callable[[Recovery], Recovery]:
 
 
 def recovery_names() -> tuple[str, ...]:
-    """Return the names that `recover` knows, ``"none"`` included."""
+    """Return the names that `begin` knows, ``"none"`` included."""
     return ("none", *sorted(_RECOVERIES))
 
 
@@ -40,15 +44,37 @@ def check_recovery(name: str | None) -> None:
         raise DebrideError(f"no recovery '{name}': {hint}")
 
 
-def recover(
+def begin(
     name: str | None,
-    model: nn.Module,
+    original: nn.Module,
+    groups: Sequence[Group],
     data: Iterable[Any],
     *,
     device: str | torch.device | None = None,
-) -> nn.Module:
-    """Repair a cut network in place by the recovery of that name."""
+) -> Recovery:
+    """Ready a recovery before the first cut.
+
+    Parameters
+    ----------
+    name : str or None
+        ``"batchnorm"``, ``"least_squares"``, ``"mean"`` or ``"none"``.
+    original : nn.Module
+        The network before any cut; must stay as it is while the recovery is used.
+    groups : sequence of Group
+        What may be cut.
+    data : iterable
+        Re-iterable batches of training images; labels are ignored.
+    device : str or torch.device, optional
+        Where the images go; the network's own by default.
+
+    Returns
+    -------
+    callable
+        (cut network, its groups) → None; repairs in place.
+    """
     check_recovery(name)
     if name is None or name == "none":
-        return model
-    return _RECOVERIES[name](model, data, device=device)
+        return lambda model, groups: None
+    if device is None:
+        device = next((p.device for p in original.parameters()), torch.device("cpu"))
+    return _RECOVERIES[name](original, groups, data, device=device)

@@ -79,7 +79,7 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         metavar="INTEGER",
         ge=1,
     )
-    recovery: Literal["batchnorm", "none"] = option(
+    recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "batchnorm",
         "batchnorm: after each cut, measure the batch-norm statistics anew on up to 1024 "
         "training images, without labels; or none.",
@@ -104,7 +104,7 @@ class ApplySettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
     """Settings of ``debride apply``."""
 
     plan: Path = option(..., "The plan.json to apply.", panel="Cutting", metavar="FILE")
-    recovery: Literal["batchnorm", "none"] = option(
+    recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "batchnorm",
         "batchnorm: after the cut, measure the batch-norm statistics anew on up to 1024 "
         "training images, without labels; or none.",

@@ -1,0 +1,191 @@
+"""What a layer reads: mean and covariance of its input patches, over images that stream by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from debride.data.batches import unpack
+from debride.errors import DebrideError
+from debride.models.state import undisturbed
+
+WIDEST = 8192
+"""A layer that reads more numbers than this keeps samples: its covariance would fill the memory."""
+
+POSITIONS = 64
+"""Places drawn from each image of a feature map, tokens of a sequence alike."""
+
+SAMPLES = 1024
+"""Patches kept of a layer that is too wide for a covariance."""
+
+
+class Moments:
+    """Mean and covariance of what one layer reads, summed up batch by batch.
+
+    Attributes
+    ----------
+    samples : Tensor or None
+        (N, D) centred patches themselves, for a layer wider than `WIDEST`.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.samples: Tensor | None = None
+        self._width = width
+        self._origin: Tensor | None = None
+        self._sum: Tensor | None = None
+        self._products: Tensor | None = None
+        self._kept: list[Tensor] = []
+
+    def add(self, patches: Tensor) -> None:
+        """Take in (N, D) patches."""
+        if self._origin is None:  # products around an origin near the mean lose few digits
+            self._origin = patches.mean(0)
+            self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
+            if self._width <= WIDEST:
+                self._products = patches.new_zeros(self._width, self._width)
+        assert self._sum is not None
+        moved = patches - self._origin
+        self.count += len(moved)
+        self._sum += moved.sum(0, dtype=torch.float64)
+        if self._products is not None:
+            self._products.addmm_(moved.T, moved)
+        elif sum(map(len, self._kept)) < SAMPLES:
+            self._kept.append(moved)
+
+    @property
+    def mean(self) -> Tensor:
+        """(D,) mean patch."""
+        assert self._origin is not None
+        assert self._sum is not None
+        return self._origin.double() + self._sum / self.count
+
+    def covariance(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the (R, C) block of the covariance, in float64."""
+        assert self._sum is not None
+        moved = self._sum / self.count
+        if self._products is not None:
+            block = self._products[rows][:, columns].double() / self.count
+        else:
+            held = torch.cat(self._kept)[:SAMPLES].double()
+            moved = held.mean(0)
+            block = held[:, rows].T @ held[:, columns] / len(held)
+        return block - torch.outer(moved[rows], moved[columns])
+
+
+def collect(
+    model: nn.Module, layers: Iterable[str], data: Iterable[Any], device: str | torch.device
+) -> dict[str, Moments]:
+    """Run images through a network once and sum up what the named layers read.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Comes back as it was.
+    layers : iterable of str
+        Names of convolutions and linear layers.
+    data : iterable
+        Batches of images; labels are ignored.
+
+    Returns
+    -------
+    dict
+        For each layer that ran: the moments of its patches, (channels in · kernel) numbers each, in
+        the order of its flattened weight. A transposed convolution reads channels alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, Moments] = {}
+
+    def watch(name: str, module: nn.Module, seen: Tensor) -> None:
+        patches = _patches(module, seen.detach(), generator)
+        if name not in found:
+            found[name] = Moments(patches.shape[1])
+        found[name].add(patches)
+
+    handles = []
+    images = 0
+    try:
+        for name in layers:
+            module = model.get_submodule(name)
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda module, args, name=name: watch(name, module, args[0])
+                )
+            )
+        with undisturbed(model), torch.no_grad():
+            model.eval()
+            for batch in data:
+                given = unpack(batch)[0]
+                model(given.to(device))
+                images += given.shape[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not images:
+        raise DebrideError("repair needs images: give training images")
+    return found
+
+
+def reads(module: nn.Module) -> bool:
+    """Tell whether a layer is one whose input patches can be collected."""
+    return isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
+
+
+def flat_weight(module: nn.Module) -> Tensor:
+    """Return a copy of a layer's weight as (outputs, patch), in float64.
+
+    A transposed convolution gives (outputs · kernel, channels in).
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(module, _ConvTransposeNd):
+        weight = weight.flatten(1).T
+    return weight.detach().double().flatten(1)
+
+
+def _patches(module: nn.Module, seen: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw (N, D) patches of what a layer reads."""
+    if isinstance(module, nn.Linear):
+        rows = seen.reshape(seen.shape[0], -1, seen.shape[-1])
+        return rows[:, _drawn(rows.shape[1], generator, seen)].flatten(0, 1)
+    assert isinstance(module, _ConvNd)
+    spatial = len(module.kernel_size)
+    if seen.ndim == spatial + 1:
+        seen = seen.unsqueeze(0)
+    if isinstance(module, _ConvTransposeNd):
+        rows = seen.flatten(2).transpose(1, 2)
+        return rows[:, _drawn(rows.shape[1], generator, seen)].flatten(0, 1)
+    padding: list[int] = list(module._reversed_padding_repeated_twice)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    seen = F.pad(seen, padding, mode=mode)
+    counts = []
+    for dim, (kernel, stride, dilation) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    ):
+        seen = seen.unfold(dim + 2, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
+        counts.append(seen.shape[dim + 2])
+    chosen = _drawn(math.prod(counts), generator, seen)
+    index: list[Any] = [slice(None), slice(None), *torch.unravel_index(chosen, counts)]
+    drawn = seen[tuple(index)]  # (B, C, N, *kernel)
+    return drawn.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _drawn(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    if count <= POSITIONS:
+        return torch.arange(count, device=like.device)
+    return torch.randperm(count, generator=generator)[:POSITIONS].to(like.device)
+
+
+def positions(layer: nn.Module, channels: Iterable[int]) -> Tensor:
+    """Return where the input channels named lie in a flattened patch."""
+    index = torch.tensor(sorted(channels), dtype=torch.long)
+    if not isinstance(layer, _ConvNd) or isinstance(layer, _ConvTransposeNd):
+        return index
+    size = math.prod(layer.kernel_size)
+    return (index[:, None] * size + torch.arange(size)).flatten()
