@@ -13,6 +13,7 @@ from debride import score
 from debride.criteria import criterion_names
 from debride.errors import DebrideError
 from planning import toys
+from planning.test_groups import Attention
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -28,6 +29,13 @@ def test_magnitude_is_the_norm_of_the_producing_weights() -> None:
     np.testing.assert_allclose(
         values["up"].numpy(), np.sqrt((weight**2).sum(axis=(0, 2, 3))), rtol=1e-12
     )
+
+
+def test_the_magnitude_of_a_head_is_that_of_what_reads_it() -> None:
+    model = toys.randomise(Attention())
+    values = score(model, [IMAGES], criterion="magnitude").values["attend.out_proj"]
+    weight = model.get_parameter("attend.out_proj.weight").detach().double()
+    torch.testing.assert_close(values, (weight**2).sum(0).sqrt())
 
 
 def test_random_is_seeded_and_leaves_the_global_generator_alone() -> None:

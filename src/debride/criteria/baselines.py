@@ -15,14 +15,14 @@ from debride.planning.plan import Group
 
 
 def _weights(model: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Return each producing layer's weights as (units, the rest)."""
+    """Return each tapped layer's weights as (units, the rest)."""
     found = {}
-    for layer in {tap.layer: None for group in groups for tap in group.taps}:
+    for layer, side in {tap.layer: tap.side for group in groups for tap in group.taps}.items():
         module = model.get_submodule(layer)
         weight = module.weight
         assert isinstance(weight, Tensor)
         weight = weight.detach().to("cpu", torch.float64)
-        if isinstance(module, _ConvTransposeNd):
+        if isinstance(module, _ConvTransposeNd) != (side == "in"):
             weight = weight.transpose(0, 1)
         found[layer] = weight.flatten(1)
     return found

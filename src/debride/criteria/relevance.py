@@ -31,11 +31,15 @@ def lrp(
     """Score by Layer-wise Relevance Propagation for the true class, or the predicted one.
 
     A channel's relevance is summed over space for each image, then its size is summed over
-    images; a neuron's size is taken for each image and token.
+    images; a neuron's size is taken for each image and token, and so is that of what a head gives.
     """
-    layers = {tap.read_at: tap.layer for group in groups for tap in group.taps}
+    layers = {tap.read_at: tap for group in groups for tap in group.taps}
     modules = dict(model.named_modules())
-    neurons = {name for name in layers if isinstance(modules[name], nn.Linear)}
+    neurons = {
+        name
+        for name, tap in layers.items()
+        if tap.side == "in" or isinstance(modules[name], nn.Linear)
+    }
     sums: dict[str, Tensor] = {}
     unknown: dict[str, list[str]] = {}
     count = 0
@@ -48,7 +52,7 @@ def lrp(
             per_unit = (
                 relevance.reshape(*relevance.shape[:2], -1).sum(2).abs().sum(0, dtype=torch.float64)
             )
-        layer = layers[name]
+        layer = layers[name].layer
         sums[layer] = sums[layer] + per_unit if layer in sums else per_unit
 
     for batch in data:
@@ -59,9 +63,9 @@ def lrp(
         unknown.update(found.unknown)
     if count == 0:
         raise DebrideError("the reference data are empty: give at least one image")
-    for layer in layers.values():
-        units = width(modules[layer], "out")
-        sums.setdefault(layer, torch.zeros(units, dtype=torch.float64))
+    for tap in layers.values():
+        units = width(modules[tap.layer], tap.side)
+        sums.setdefault(tap.layer, torch.zeros(units, dtype=torch.float64))
     return Scores(f"lrp:{rules}", count, {n: v.cpu() for n, v in sums.items()}, unknown)
 
 

@@ -75,11 +75,12 @@ def plan(
         groups = find_groups(model, example).groups
     whole = [group.planned(range(group.units)) for group in groups]
     cost = cost_model(kind, model, groups, example)
-    for layer in {tap.layer for group in groups for tap in group.taps}:
-        wide = width(model.get_submodule(layer), "out")
-        if len(scores.values.get(layer, ())) != wide:
+    for tap in {tap for group in groups for tap in group.taps}:
+        wide = width(model.get_submodule(tap.layer), tap.side)
+        if len(scores.values.get(tap.layer, ())) != wide:
             raise DebrideError(
-                f"the scores do not fit layer '{layer}', which has {wide} units: score this network"
+                f"the scores do not fit layer '{tap.layer}', which has {wide} units: "
+                "score this network"
             )
     chosen = cut_to_budget(
         whole, scores.values, cost, kept, ranking=ranking, normalise=normalise, floor=floor

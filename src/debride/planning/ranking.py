@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.planning.plan import PlannedGroup
+from debride.planning.plan import PlannedGroup, removed_positions
 
 Normalisation = Callable[[Tensor], Tensor]
 
@@ -86,17 +86,22 @@ def importances(
         ``"share_width_rank"``, ``"share_width"``, ``"share"`` or ``"rank"``.
     """
     check_normalisation(normalise)
-    removed = _removed(groups)
+    removed = {
+        side: torch.tensor(sorted(p), dtype=torch.long)
+        for side, p in removed_positions(groups).items()
+    }
     result = {}
     for group in groups:
         shares = []
         for tap in group.taps:
-            source = group.source(tap)
-            gone = removed.get(tap.layer, torch.empty(0, dtype=torch.long))
-            positions = torch.tensor(source.positions(group.keep))
+            gone = removed.get((tap.layer, tap.side), torch.empty(0, dtype=torch.long))
+            positions = torch.tensor(group.shown(tap, group.keep))
             # Scores belong to the narrowed layer: count how many positions before are gone.
-            positions = positions - torch.searchsorted(gone, positions)
-            values = scores[tap.layer][positions].view(len(group.keep), source.block).sum(1)
+            local = positions - torch.searchsorted(gone, positions)
+            # A head may have lost some of its dimensions.
+            present = ~torch.isin(positions, gone)
+            given = scores[tap.layer]
+            values = (given[local.clamp(max=len(given) - 1)] * present).sum(1)
             total = float(values.sum())
             if total > 0:
                 shares.append(values / total)
@@ -104,14 +109,3 @@ def importances(
         mean = torch.stack(shares).mean(0) if shares else uniform
         result[group.name] = _NORMALISATIONS[normalise](mean)
     return result
-
-
-def _removed(groups: Sequence[PlannedGroup]) -> dict[str, Tensor]:
-    gone: dict[str, set[int]] = {}
-    for group in groups:
-        for member in group.members:
-            if member.side == "out":
-                gone.setdefault(member.module, set()).update(member.positions(group.removed))
-    return {
-        name: torch.tensor(sorted(positions), dtype=torch.long) for name, positions in gone.items()
-    }
