@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,9 @@ from torchvision.models.swin_transformer import (
 )
 
 from debride.models.attention import Heads, Opened, heads_of, is_attention, opened
+from debride.planning.coupling import head_groups
+from debride.surgery.masks import mask
+from debride.surgery.removal import narrow
 from planning import toys
 
 
@@ -89,6 +93,48 @@ def test_opened_attention_is_the_same_attention(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert type(module) is type(make())
     assert vars(module).keys() == before.keys()
+
+
+@pytest.mark.parametrize(("heads", "dims"), [((0, 1), (1, 3)), ((1,), (0, 1, 2, 3)), ((0,), (2,))])
+@pytest.mark.parametrize("family", ["torch", "timm", "MONAI", "torchvision windows V2"])
+def test_heads_and_dimensions_may_go_apart(
+    family: str, heads: tuple[int, ...], dims: tuple[int, ...]
+) -> None:
+    make, run = FAMILIES[family]
+    module = toys.randomise(make()).double()
+    found = heads_of(module)
+    assert isinstance(found, Heads)
+    assert (found.count, found.size) == (3, 4)
+    whole, parts = head_groups("attend", found)
+    planned = [whole.planned(heads), parts.planned(dims)]
+    net = nn.ModuleDict({"attend": module})
+    cut, masked = copy.deepcopy(net), copy.deepcopy(net)
+    narrow(cut, planned)
+    mask(masked, planned)
+    torch.testing.assert_close(run(cut["attend"]), run(masked["attend"]), rtol=1e-10, atol=1e-10)
+    assert (run(masked["attend"]) - run(module)).abs().max() > 1e-3
+
+
+def _huggingface(kind: str, size: int) -> tuple[nn.Module, Tensor]:
+    hf = pytest.importorskip("transformers", reason="the optional library transformers")
+    config = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3,
+              "intermediate_size": 24, "patch_size": 4, "image_size": size}  # fmt: skip
+    if kind == "Swin":
+        config = {"embed_dim": 12, "depths": [2, 2], "num_heads": [3, 6], "window_size": 3,
+                  "patch_size": 4, "image_size": size}  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(hf, f"{kind}ForImageClassification")(getattr(hf, f"{kind}Config")(**config))
+    return toys.randomise(model).double(), torch.randn(2, 3, size, size).double()
+
+
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Swin"])
+def test_hugging_face_opened_is_the_same(kind: str) -> None:
+    model, images = _huggingface(kind, 32)
+    expected = model(images).logits
+    with opened(model):
+        assert sum(isinstance(module, Opened) for module in model.modules()) >= 2
+        found = model(images).logits
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_tokens_come_first_where_torch_says_so() -> None:

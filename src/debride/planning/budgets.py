@@ -109,13 +109,18 @@ def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
 
 
 def _tensor(model: nn.Module, name: str, tensor: Tensor, cost: int) -> _Spent:
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    if is_attention(module):
-        heads = heads_of(module)
-        shrinks = isinstance(heads, Heads) and leaf in heads.tensors
-    else:
-        shrinks = tensor.ndim > 0  # a batch norm's count of batches shrinks with nothing
+    owner = name.rpartition(".")[0]
+    shrinks = tensor.ndim > 0  # a batch norm's count of batches shrinks with nothing
+    place = owner
+    while place:
+        if is_attention(module := model.get_submodule(place)):
+            heads = heads_of(module)
+            if isinstance(heads, Heads) and name.removeprefix(f"{place}.") in heads.tensors:
+                owner = place
+            elif place == owner:
+                shrinks = False
+            break
+        place = place.rpartition(".")[0]
     return _Spent(owner if shrinks else "", cost, inputs=tensor.ndim > 1)
 
 

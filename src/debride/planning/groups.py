@@ -42,6 +42,7 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
 
     Examples
     --------
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> [(group.name, group.units) for group in find_groups(net, torch.zeros(1, 1, 8, 8)).groups]
     [('0', 8)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
+from debride.models.attention import is_attention
 from debride.planning.layers import width
 from debride.planning.plan import Plan, PlannedGroup, Side, removed_positions
 from debride.surgery.layers import Cutter, cutter_of
@@ -80,5 +81,7 @@ def narrow(
         if not kept:
             raise DebrideError(f"the plan would leave nothing of '{name}'")
         cuts.append((cutter, module, side, torch.tensor(kept, dtype=torch.long)))
-    for cutter, module, side, index in cuts:  # all is known to fit before anything is cut
+    # All is known to fit before anything is cut. Attention goes first: it is opened up, which
+    # fixes the scale of its heads, while its projections are whole.
+    for cutter, module, side, index in sorted(cuts, key=lambda cut: not is_attention(cut[1])):
         cutter(module, side, index)

@@ -30,7 +30,7 @@ class Heads:
     output : str
         The layer that reads what the heads give.
     tensors : tuple of str
-        Tensors of the module itself that shrink with the heads.
+        Parameters, named from the module on, that belong to no layer and shrink with the heads.
     others : tuple of str
         Layers with one output a head, such as those that make position biases.
     whole : bool
@@ -79,6 +79,9 @@ _FILES = {
     "timm.models.swin_transformer": "timm",
     "monai.networks.blocks.selfattention": "monai",
     "monai.networks.nets.swin_unetr": "monai",
+    "transformers.models.vit.modeling_vit": "huggingface",
+    "transformers.models.deit.modeling_deit": "huggingface",
+    "transformers.models.swin.modeling_swin": "huggingface",
 }
 """Where attention is defined, and the file here that opens it; read when such a module is met."""
 
