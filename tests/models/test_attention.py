@@ -12,6 +12,7 @@ from monai.networks.nets.swin_unetr import WindowAttention as MonaiWindows
 from timm.layers.attention import Attention
 from timm.models.swin_transformer import WindowAttention as TimmWindows
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torchvision.models.swin_transformer import (
     ShiftedWindowAttention,
     ShiftedWindowAttentionV2,
@@ -137,6 +138,12 @@ def test_hugging_face_opened_is_the_same(kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def _with_other_projection(projection: nn.Module) -> nn.Module:
+    module = Attention(12, 3)
+    module.qkv = projection
+    return module
+
+
 def test_tokens_come_first_where_torch_says_so() -> None:
     module = nn.MultiheadAttention(12, 3).eval()
     x = torch.randn(5, 2, 12)
@@ -154,6 +161,8 @@ def test_tokens_come_first_where_torch_says_so() -> None:
         (Attention(12, 3, scale_norm=True, norm_layer=nn.LayerNorm), "normalised together"),
         (SABlock(12, 3, use_combined_linear=False), "joint projection"),
         (SABlock(12, 3, causal=True, sequence_length=9), "causal"),
+        (_with_other_projection(nn.Sequential(nn.Linear(12, 36))), "no plain linear"),
+        (_with_other_projection(parametrizations.weight_norm(nn.Linear(12, 36))), "no plain"),
     ],
 )
 def test_what_cannot_lose_heads_says_why(module: nn.Module, reason: str) -> None:

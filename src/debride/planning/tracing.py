@@ -129,10 +129,9 @@ class Trace(TorchFunctionMode):
             if name == "setitem":
                 self._lost(name, args, kwargs)
             return result
-        known = OPERATIONS.get(name)
-        if known is not None:
-            known(self, func, args, kwargs, result)
-        else:
+        try:
+            OPERATIONS[name](self, func, args, kwargs, result)
+        except Exception:  # unknown, or called in a way that was not thought of
             self._lost(name, args, kwargs)
         return result
 

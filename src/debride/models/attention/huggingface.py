@@ -70,7 +70,7 @@ class OpenHFSwin(Opened, SwinAttention):  # type: ignore[misc]
         """Cut the table of position biases."""
         part = self.get_submodule("self")
         keep(part, TABLE, 1, index)
-        part.num_attention_heads = index.numel()  # type: ignore[assignment]
+        part.num_attention_heads = index.numel()
 
     def forward(
         self,
@@ -86,7 +86,7 @@ class OpenHFSwin(Opened, SwinAttention):  # type: ignore[misc]
         size = hidden_states.shape[1]
         table = part.relative_position_bias_table[part.relative_position_index.view(-1)]
         bias = table.view(size, size, -1).permute(2, 0, 1)
-        bias = with_mask(bias, attention_mask, len(hidden_states)).to(hidden_states.dtype)
+        bias = with_mask(bias, attention_mask, hidden_states.shape[0]).to(hidden_states.dtype)
         q, k, v = (layer(hidden_states) for layer in (part.query, part.key, part.value))
         out = attend(q, k, v, self.num_heads, self.head_scale, bias)
         return (self.output(out, hidden_states),)

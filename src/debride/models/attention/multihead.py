@@ -68,7 +68,7 @@ class OpenMultihead(Opened, nn.MultiheadAttention):
             if bias.ndim == 3:
                 bias = bias.reshape(-1, self.num_heads, *bias.shape[1:])
         if key_padding_mask is not None:
-            padding = as_bias(key_padding_mask, q).reshape(len(k), 1, 1, -1)
+            padding = as_bias(key_padding_mask, q).reshape(k.shape[0], 1, 1, -1)
             bias = padding if bias is None else bias + padding
         out = self.out_proj(attend(q, k, v, self.num_heads, self.head_scale, bias))
         if single:

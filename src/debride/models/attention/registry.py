@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 INPUT = "@input"
 """Ends the name of a tap that is read where a module's input comes in, as what heads give is."""
@@ -114,7 +115,19 @@ def heads_of(module: nn.Module) -> Heads | str:
     """Return where the heads of a known attention module lie, or why none can be cut."""
     kind = _kind(module)
     assert kind is not None
-    return kind.describe(module)
+    exchanged = "attention whose projections are no plain linear layers"
+    try:
+        heads = kind.describe(module)
+    except AttributeError:
+        return exchanged
+    if isinstance(heads, str):
+        return heads
+    layers = {heads.output, *(layer for layer, _ in heads.rows if layer)}
+    plain = all(
+        isinstance(layer, nn.Linear) and not is_parametrized(layer)
+        for layer in (module.get_submodule(name) for name in layers)
+    )
+    return heads if plain and not is_parametrized(module) else exchanged
 
 
 def open_up(module: nn.Module) -> Opened:

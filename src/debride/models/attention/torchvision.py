@@ -52,7 +52,7 @@ class OpenShifted(Opened, ShiftedWindowAttention):  # type: ignore[misc]
         tokens = _cut(x, high, wide)
         bias = self.get_relative_position_bias().squeeze(0)
         mask = _apart(padded, self.window_size, shift, x) if any(shift) else None
-        tokens = self._heads(tokens, with_mask(bias, mask, len(tokens)).to(x.dtype))
+        tokens = self._heads(tokens, with_mask(bias, mask, tokens.shape[0]).to(x.dtype))
         tokens = F.dropout(self.proj(tokens), self.dropout, self.training)
         x = tokens.reshape(grid).transpose(2, 3).reshape(grid[0], *padded, -1)
         if any(shift):

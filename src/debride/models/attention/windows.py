@@ -14,7 +14,7 @@ def with_mask(bias: Tensor, mask: Tensor | None, windows: int) -> Tensor:
     if mask is None:
         return bias.unsqueeze(0)
     joint = bias.unsqueeze(0) + mask.unsqueeze(1)
-    return joint.repeat(windows // len(mask), 1, 1, 1)
+    return joint.repeat(windows // mask.shape[0], 1, 1, 1)
 
 
 class Windows(Opened):
@@ -37,6 +37,6 @@ class Windows(Opened):
         table = self.relative_position_bias_table[index]  # type: ignore[attr-defined]
         bias = table.reshape(size, size, -1).permute(2, 0, 1)
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # type: ignore[attr-defined]
-        bias = with_mask(bias, mask, len(x)).to(q.dtype)
+        bias = with_mask(bias, mask, x.shape[0]).to(q.dtype)
         out = attend(q, k, v, self.num_heads, self.head_scale, bias)
         return self.proj_drop(self.proj(out))  # type: ignore[attr-defined, no-any-return]
