@@ -84,8 +84,21 @@ def macs(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMode
     return _product_model(
         model,
         groups,
-        [_Spent(n, m, inputs=True, dims=True) for n, m in macs_by_module(model, example).items()],
+        [
+            _Spent(_spender(model, name), count, inputs=True, dims=True)
+            for name, count in macs_by_module(model, example).items()
+        ],
     )
+
+
+def _spender(model: nn.Module, name: str) -> str:
+    """Return the attention module that a part which is no layer multiplies for, or its own name."""
+    place = "" if isinstance(model.get_submodule(name), nn.Linear) else name
+    while place:
+        if is_attention(model.get_submodule(place)):
+            return place
+        place = place.rpartition(".")[0]
+    return name
 
 
 @register_budget("params")
