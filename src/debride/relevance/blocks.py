@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -21,24 +22,26 @@ class Block:
 
     Attributes
     ----------
-    index : tuple of slice
+    index : tuple
         Where it stands.
     channels : slice
         Which channels it holds.
     dim : int
-        The dimension of the channels.
+        The dimension of the channels, of `ndim`.
     """
 
-    index: tuple[slice, ...]
+    index: tuple[Any, ...]
     channels: slice
     dim: int
+    ndim: int
 
     def of(self, values: Tensor | float) -> Tensor | float:
         """Return this block's part of one value for each channel, or one for all as it is."""
         if not isinstance(values, Tensor):
             return values
-        part = values[self.channels]
-        return part.view(-1, *[1] * (-self.dim - 1))
+        return values[self.channels].view(
+            [-1 if d == self.dim % self.ndim else 1 for d in range(self.ndim)]
+        )
 
 
 def blocks(like: Tensor, dim: int = 1) -> Iterator[Block]:
@@ -50,18 +53,18 @@ def blocks(like: Tensor, dim: int = 1) -> Iterator[Block]:
     >>> [block.index for block in blocks(torch.zeros(2, 3, 256, 256))][:2]
     [(slice(0, 1, None), slice(0, 1, None)), (slice(0, 1, None), slice(1, 2, None))]
     """
-    whole, dim = slice(None), dim % like.ndim - like.ndim
-    if like.device.type != "cpu" or like.numel() <= BLOCK or like.ndim == -dim:
-        yield Block((whole,), whole, dim)
+    whole = slice(None)
+    if like.device.type != "cpu" or like.numel() <= BLOCK or like.ndim < 2:
+        yield Block((...,), whole, dim, like.ndim)
         return
     each = like[0].numel()
-    if each <= BLOCK or like.ndim + dim != 1:
+    if each <= BLOCK or dim != 1:
         step = max(1, BLOCK // each)
         for begin in range(0, len(like), step):
-            yield Block((slice(begin, begin + step),), whole, dim)
+            yield Block((slice(begin, begin + step),), whole, dim, like.ndim)
         return
     step = max(1, BLOCK * like.shape[1] // each)
     for row in range(len(like)):
         for begin in range(0, like.shape[1], step):
             channels = slice(begin, begin + step)
-            yield Block((slice(row, row + 1), channels), channels, dim)
+            yield Block((slice(row, row + 1), channels), channels, dim, like.ndim)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -79,9 +80,23 @@ class Ledger:
         self.reached[where] = self.reached.get(where, 0) + relevance.sum()
         self.at_input.append((x, relevance))
 
-    def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """Collect the stand-ins that are made inside the block in a list of their own."""
+        before, self.leaves = self.leaves, []
+        try:
+            yield self.leaves
+        finally:
+            self.leaves = before
+
+    def settle(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        leaves: list[tuple[str, Tensor]] | None = None,
+    ) -> None:
         """Enter the shares of the stand-ins from their c, in the order they were made."""
-        for (where, leaf), c in zip(self.leaves, gradients, strict=True):
+        leaves = self.leaves if leaves is None else leaves
+        for (where, leaf), c in zip(leaves, gradients, strict=True):
             if c is not None:
                 share = leaf.detach() * c
                 # A mask of −inf receives exactly no relevance: 0 · inf is 0 here.
