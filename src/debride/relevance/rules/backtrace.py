@@ -96,16 +96,14 @@ class Backtrace(Rule):
 def _by_rows(
     size: Tensor, relevance: Tensor, weight: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return s and |W|ᵀs of a linear layer, |W| a few rows at a time: it is never held whole."""
+    """Return s, in place of R, and |W|ᵀs of a linear layer; |W| is never held whole."""
     step = max(1, _ROWS_BYTES // (weight.shape[1] * weight.element_size()))
     back = torch.zeros_like(size)
-    shares = []
     for begin in range(0, weight.shape[0], step):
         rows = slice(begin, begin + step)
         part = weight[rows].abs()
-        shares.append(relevance[..., rows] / F.linear(size, part, offset[rows]))
-        back += shares[-1] @ part
-    return (shares[0] if len(shares) == 1 else torch.cat(shares, -1)), back
+        back += relevance[..., rows].div_(F.linear(size, part, offset[rows])) @ part
+    return relevance, back
 
 
 @register_rule("contrastive")
