@@ -30,7 +30,8 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
 
     criterion: str = option(
         "lrp",
-        "What a channel is worth: lrp, magnitude or random.",
+        "What a channel is worth: activation, apoz, bn-scale, dlb, dlb-contrastive, fpgm, hessian, "
+        "ig, lrp, magnitude, magnitude-l1, random or taylor.",
         panel="Cutting",
         metavar="NAME",
     )
