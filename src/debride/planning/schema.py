@@ -106,6 +106,7 @@ def check_form(text: str, data: Mapping[str, Any]) -> None:
 
 def _place(data: Mapping[str, Any], where: tuple[int | str, ...]) -> str:
     """Name a place in the file as a reader would look for it."""
+    where = tuple(part for part in where if "[" not in str(part))  # which form of a union
     if len(where) > 2 and where[0] == "groups" and isinstance(where[1], int):
         group = data["groups"][where[1]]
         name = group.get("name") if isinstance(group, dict) else None

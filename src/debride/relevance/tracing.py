@@ -205,7 +205,7 @@ def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
 
 @contextlib.contextmanager
 def hearing(
-    model: nn.Module, taps: Sequence[str], meet: Callable[[str, Tensor], None]
+    model: nn.Module, taps: Sequence[str], meet: Callable[[str, Tensor], object]
 ) -> Iterator[None]:
     """Have `meet` see every output of the tapped modules as it is made inside the block."""
     handles = []
