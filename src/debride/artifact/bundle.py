@@ -11,18 +11,31 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 import debride
-from debride.artifact.manifest import Manifest, read_json, read_manifest, read_text, sha256
+from debride.artifact.limits import BuildingLimits, check_options
+from debride.artifact.manifest import (
+    EVIDENCE,
+    MANIFEST,
+    PLAN,
+    RUN,
+    WEIGHTS,
+    Hashed,
+    Manifest,
+    own_hash,
+    read_manifest,
+)
+from debride.artifact.reading import read_json, read_text, sha256
 from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.files import UNFINISHED, staged_folder
 from debride.models.outputs import Task, logits, probabilities, task_of
+from debride.models.registry import first_line
 from debride.models.spec import CUSTOM, ModelSpec, build
 from debride.planning.plan import Plan
 from debride.surgery.removal import apply
@@ -31,18 +44,8 @@ if TYPE_CHECKING:
     from debride.evidence import Evidence
     from debride.pruning import Pruned
 
-WEIGHTS = "model.safetensors"
-_OURS = {
-    "evidence.json",
-    "heatmaps.safetensors",
-    "model.json",
-    "plan.json",
-    "predict.py",
-    "report.html",
-    "run.json",
-    UNFINISHED,
-    WEIGHTS,
-}
+_HASHED: tuple[Hashed, ...] = get_args(Hashed)
+_OURS = {*_HASHED, "predict.py", "report.html", UNFINISHED}
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ def write_bundle(
     with staged_folder(folder) as stage:
         layout = write_tensors(model, stage / WEIGHTS)
         if plan is not None:
-            (stage / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+            (stage / PLAN).write_text(plan.to_json(), encoding="utf-8")
+        _write_findings(stage, run, evidence, report_html)
         manifest = Manifest(
             spec=spec,
             network=f"{type(model).__module__}.{type(model).__qualname__}",
@@ -132,13 +136,13 @@ def write_bundle(
             dtype=_float_type(model),
             tied=dict(layout.tied),
             channels_last=layout.channels_last,
-            weights_sha256=sha256(stage / WEIGHTS),
-            plan_sha256=sha256(stage / "plan.json") if plan is not None else None,
+            sha256={name: sha256(stage / name) for name in _HASHED if (stage / name).exists()},
         )
-        _write_json(stage / "model.json", manifest.model_dump(mode="json"))
-        _write_findings(stage, run, evidence, report_html)
+        content = manifest.model_dump(mode="json")
+        content["sha256"][MANIFEST] = own_hash(content)
+        _write_json(stage / MANIFEST, content)
         # safetensors writes for the owner alone; the folder has one way of reading.
-        (stage / WEIGHTS).chmod((stage / "run.json").stat().st_mode)
+        (stage / WEIGHTS).chmod((stage / RUN).stat().st_mode)
         if spec is not None and preprocessing is not None:
             (stage / "predict.py").write_text(_predict_script(spec), encoding="utf-8")
         _copy(foreign, stage)
@@ -164,7 +168,7 @@ def write_findings(
     with staged_folder(folder) as stage:
         _write_findings(stage, run, evidence, report_html)
         if plan is not None:
-            (stage / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+            (stage / PLAN).write_text(plan.to_json(), encoding="utf-8")
         _copy(foreign, stage)
 
 
@@ -191,24 +195,20 @@ def read_bundle(
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    _check_hash(folder / WEIGHTS, manifest.weights_sha256)
-    plan = None
-    if manifest.plan_sha256 is not None:
-        _check_hash(folder / "plan.json", manifest.plan_sha256)
-        plan = Plan.from_json(read_text(folder / "plan.json"))
-    layout = Layout(manifest.tied, manifest.channels_last)
-    network = _skeleton(folder, manifest, model, trust, "meta")
-    for place in ("meta", "cpu"):
-        if place == "cpu":
-            network = _skeleton(folder, manifest, model, trust, place)
-        if plan is not None:
-            network = apply(network, plan)
-        read_tensors(network, folder / WEIGHTS, layout)
-        # Tensors that a constructor computes and registers nowhere need a real construction.
-        if not on_meta(network):
-            break
+    for name, expected in manifest.sha256.items():
+        if name != MANIFEST:  # which has checked itself
+            _check_hash(folder / name, expected)
+    try:
+        network, plan = _network(folder, manifest, model, trust)
+    except DebrideError:
+        raise
+    except Exception as error:  # whatever a constructor makes of what a stranger wrote
+        raise DebrideError(
+            f"the network of '{folder}' cannot be built, as the folder is damaged or other library "
+            f"versions wrote it: {type(error).__name__}: {first_line(error)[:200]}"
+        ) from error
     _check_task(folder, manifest)
-    evidence = folder / "evidence.json"
+    evidence = folder / EVIDENCE
     return Bundle(
         model=network.to(device).eval(),
         spec=manifest.spec,
@@ -216,7 +216,7 @@ def read_bundle(
         classes=manifest.classes,
         task=manifest.task,
         plan=plan,
-        run=read_json(folder / "run.json"),
+        run=read_json(folder / RUN, finite=False),
         evidence=read_json(evidence) if evidence.exists() else None,
         folder=folder,
     )
@@ -270,6 +270,26 @@ def load(folder: str | Path, model: nn.Module | None = None, *, trust: bool = Fa
     return read_bundle(folder, model=model, trust=trust).model
 
 
+def _network(
+    folder: Path, manifest: Manifest, model: nn.Module | None, trust: bool
+) -> tuple[nn.Module, Plan | None]:
+    """Build the network, cut it down and give it its tensors."""
+    plan = None
+    if PLAN in manifest.sha256:
+        read_json(folder / PLAN)
+        plan = Plan.from_json(read_text(folder / PLAN))
+    layout = Layout(manifest.tied, manifest.channels_last)
+    for place in ("meta", "cpu"):
+        network = _skeleton(folder, manifest, model, trust, place)
+        if plan is not None:
+            network = apply(network, plan)
+        read_tensors(network, folder / WEIGHTS, layout)
+        # Tensors that a constructor computes and registers nowhere need a real construction.
+        if not on_meta(network):
+            break
+    return network, plan
+
+
 def _skeleton(
     folder: Path, manifest: Manifest, model: nn.Module | None, trust: bool, device: str
 ) -> nn.Module:
@@ -282,7 +302,9 @@ def _skeleton(
             "unpruned network, as in debride.load(folder, model=...)"
         )
     else:
-        network = build(manifest.spec, device=device, trust=trust)
+        check_options(manifest.spec.options)
+        with BuildingLimits(folder / WEIGHTS):
+            network = build(manifest.spec, device=device, trust=trust)
     if _float_type(network) != manifest.dtype:
         network = network.to(getattr(torch, manifest.dtype))
     return network
