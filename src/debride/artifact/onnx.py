@@ -144,8 +144,8 @@ def export_onnx(
     check_installed()
     # A batch of one would be taken for a size that never changes.
     images = example[:1].detach().cpu().float().repeat(2, *[1] * (example.dim() - 1))
-    exported = _one_output(copy.deepcopy(model).cpu().float().eval(), images)
     try:
+        exported = _one_output(copy.deepcopy(model).cpu().float().eval(), images)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
