@@ -123,7 +123,8 @@ def table(content: dict[str, Any]) -> str:
         "float32; the original and the smaller network take turns run by run. Milliseconds are",
         "medians; in brackets the quartiles of the ratio of neighbouring runs. Channels-last",
         f"includes the conversion of the images. {machine['processor']}, {machine['threads']} "
-        f"thread(s), load {machine['load']:.1f} at the start, torch {content['versions']['torch']}.",
+        f"thread(s), load {machine['load']:.1f} at the start,",
+        f"torch {content['versions']['torch']}.",
         "",
         "| what is kept | MACs | run by | batch | original | smaller | times as fast "
         f"| at least {NEEDED} |",
