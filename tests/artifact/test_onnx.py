@@ -167,7 +167,7 @@ def test_large_weights_stand_beside_the_file(tmp_path: Path, monkeypatch):
     assert compare(model, OnnxNetwork(tmp_path / "net.onnx"), [images()]).passed
 
 
-def test_a_network_that_cannot_be_traced(tmp_path: Path):
+def test_a_network_that_cannot_be_traced(tmp_path: Path, capfd):
     class Fickle(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1)[:, :2] if x.sum() > 0 else -x.flatten(1)[:, :2]
@@ -175,6 +175,7 @@ def test_a_network_that_cannot_be_traced(tmp_path: Path):
     with pytest.raises(DebrideError, match="this Fickle cannot be exported to ONNX") as caught:
         export_onnx(Fickle(), images(), tmp_path / "net.onnx")
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,10 +197,10 @@ def test_a_file_that_is_none(tmp_path: Path):
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_int8_holds_its_weights_in_a_byte_each(exported, tmp_path: Path, per_channel: bool):
     model, path, _ = exported
-    handlers = logging.root.handlers[:]
+    logs = logging.root.handlers[:], logging.root.manager.disable
     batches = [images(8), images(8) * 1.5]
     quantise(path, tmp_path / "int8.onnx", batches, per_channel=per_channel)
-    assert logging.root.handlers == handlers
+    assert (logging.root.handlers, logging.root.manager.disable) == logs
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
 
     loaded = onnx.load(tmp_path / "int8.onnx")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import io
+import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +149,7 @@ def export_onnx(
     images = example[:1].detach().cpu().float().repeat(2, *[1] * (example.dim() - 1))
     try:
         exported = _one_output(copy.deepcopy(model).cpu().float().eval(), images)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with silent(), torch.no_grad():
             program = torch.onnx.export(
                 exported,
                 (images,),
@@ -202,6 +204,29 @@ def compare(
         raise DebrideError("there are no images to compare the ONNX file on")
     relative = difference / largest if largest else difference
     return Parity(images, difference, relative, agreeing / decisions)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep what the tools print, warn and log off the screen, and logging as it was.
+
+    What matters of it is in the error that they raise.
+    """
+    before = logging.root.handlers[:], logging.root.manager.disable
+    # The root logger gets a handler for ever when something is logged and it has none.
+    logging.root.handlers[:] = [logging.NullHandler()]
+    logging.disable()
+    nowhere = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.handlers[:], logging.root.manager.disable = before
 
 
 def _decisions(output: Tensor, multilabel: bool) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from debride.artifact.onnx import INPUT
+from debride.artifact.onnx import INPUT, silent
 from debride.errors import DebrideError
 from debride.models.registry import first_line
 
@@ -52,7 +50,7 @@ def quantise(
     with tempfile.TemporaryDirectory(dir=Path(target).parent, prefix=".int8.") as folder:
         prepared = Path(folder) / "prepared.onnx"
         try:
-            with _silent():
+            with silent():
                 quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
                 quantize_static(
                     str(prepared),
@@ -86,17 +84,3 @@ def _attends(path: Path) -> bool:
 
     nodes: Any = onnx.load(str(path), load_external_data=False).graph.node
     return any(node.op_type == "Softmax" for node in nodes)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what onnxruntime's tools log off the screen, and logging as it was.
-
-    They log through the root logger, which gets a handler for ever when it has none.
-    """
-    before = logging.root.handlers[:]
-    logging.root.handlers[:] = [logging.NullHandler()]
-    try:
-        yield
-    finally:
-        logging.root.handlers[:] = before
