@@ -93,6 +93,10 @@ def table(rows: list[dict[str, Any]], made_with: dict[str, str]) -> str:
             f"| {row['family']} | {row['name']} | {size} | {row.get('cut', '')} | {numbers} "
             f"| {verdict(row) or 'yes'} |"
         )
+    done = {(row["family"], row["name"]) for row in rows}
+    left = [f"{e.family} {e.name}" for e in networks() if (e.family, e.name) not in done]
+    if left:
+        lines += ["", f"Not tried yet: {', '.join(left)}."]
     return "\n".join([*lines, ""])
 
 

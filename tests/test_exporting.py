@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 
-from debride.artifact import onnx as checks
 from debride.artifact.bundle import read_bundle, write_bundle
 from debride.artifact.onnx import OnnxNetwork
 from debride.data.preprocessing import Preprocessing
@@ -40,6 +39,7 @@ def run(place: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_file_with_how_to_use_it(run: Path, say, tmp_path: Path):
     out = tmp_path / "new" / "net.onnx"
     code, text, error = say("export --data toy.npz --int8 --check 20 --model", run, "--out", out)
@@ -78,10 +78,13 @@ def test_a_file_with_how_to_use_it(run: Path, say, tmp_path: Path):
     code, _, error = say("export --model", run, "--out", out)
     assert code == 2
     assert "net.onnx' is already there: give another --out, or --overwrite" in error
+    code, _, error = say("export --check 2 --overwrite --model", run, "--out", out)
+    assert (code, error) == (0, "")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["net.export.json", "net.onnx"]
 
 
 def test_a_file_that_differs_is_not_written(run: Path, say, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(checks, "TOLERANCE", 0.0)
+    monkeypatch.setattr(OnnxNetwork, "forward", lambda self, images: torch.full((1, 3), torch.nan))
     out = tmp_path / "net.onnx"
     code, _, error = say("export --check 4 --model", run, "--out", out)
     assert code == 2
@@ -94,6 +97,9 @@ def test_a_file_that_differs_is_not_written(run: Path, say, tmp_path: Path, monk
     assert "4 of random noise, as no --data is given" in text
     said = json.loads((tmp_path / "net.export.json").read_text())
     assert said["compared_on"] == "4 of random noise, as no --data is given"
+    assert said["files"][0]["parity"] == {
+        "images": 4, "max_abs": None, "relative": None, "top1": said["files"][0]["parity"]["top1"]
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

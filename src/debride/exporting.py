@@ -76,8 +76,8 @@ def export(settings: ExportSettings) -> None:
     """
     check_installed()
     out = settings.out
-    if out.exists() and not settings.overwrite:
-        raise DebrideError(f"'{out}' is already there: give another --out, or --overwrite")
+    for there in (path for path in _belonging(out) if path.exists() and not settings.overwrite):
+        raise DebrideError(f"'{there}' is already there: give another --out, or --overwrite")
     if not Path(settings.model).is_dir():
         raise DebrideError(
             f"no folder '{settings.model}': give --model a folder that debride train or prune wrote"
@@ -88,7 +88,7 @@ def export(settings: ExportSettings) -> None:
     screens.say("network", _about(bundle))
     screens.say("images", images.how)
     with _staged(out) as stage:
-        file, small = stage / out.name, stage / f"{out.stem}.int8.onnx"
+        file, small, data, description = _belonging(stage / out.name)
         opset = export_onnx(model, images.compared, file, notes=_notes(bundle))
         parity = _compare(bundle, file, images)
         if not parity.passed:
@@ -101,10 +101,9 @@ def export(settings: ExportSettings) -> None:
             written.append(_describe(small, _compare(bundle, small, images)))
             latency = measure_speed(OnnxNetwork(small), images.compared, original=OnnxNetwork(file))
         content = _content(settings, bundle, images, opset, written, latency)
-        for beside in stage.glob("*.data"):
-            content["files"].append({"name": beside.name, "sha256": sha256(beside)})
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        (stage / f"{out.stem}.export.json").write_text(text, encoding="utf-8")
+        if data.exists():
+            content["files"].append({"name": data.name, "sha256": sha256(data)})
+        description.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     _show(written, opset, images.compared, latency, out)
 
 
@@ -151,18 +150,28 @@ def _drawn(source: ImageSource, split: str, count: int, seed: int) -> list[int]:
     return list(drawn)
 
 
+def _belonging(out: Path) -> tuple[Path, Path, Path, Path]:
+    """Name the files of an export: float32, int8, weights beyond 2 GB, and what tells of them.
+
+    The last is written last, so that what it says is there when it is.
+    """
+    data = out.with_name(f"{out.name}.data")
+    return out, out.with_suffix(".int8.onnx"), data, out.with_suffix(".export.json")
+
+
 @contextlib.contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """Give an empty folder whose files are moved beside `out` when the block ends well.
-
-    The description goes last, so that what it says is there when it is.
-    """
+    """Give an empty folder whose files take the place of earlier ones when the block ends well."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
             yield Path(folder)
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".json"):
-                file.replace(out.parent / file.name)
+            for target in _belonging(out):
+                made = Path(folder) / target.name
+                if made.exists():
+                    made.replace(target)
+                else:  # of an earlier export with other settings
+                    target.unlink(missing_ok=True)
     except OSError as error:
         raise DebrideError(f"cannot write '{out}': {error.strerror or error}") from error
 
@@ -187,6 +196,14 @@ def _refuse_or_warn(parity: Parity, force: bool) -> None:
 
 def _describe(file: Path, parity: Parity) -> _Written:
     return _Written(file.name, sha256(file), file.stat().st_size, parity)
+
+
+def _entry(written: _Written) -> dict[str, Any]:
+    """Give a file's entry; JSON has no word for a difference that is not finite."""
+    entry = dataclasses.asdict(written)
+    for name, value in entry["parity"].items():
+        entry["parity"][name] = value if math.isfinite(value) else None
+    return entry
 
 
 def _about(bundle: Bundle) -> str:
@@ -234,7 +251,7 @@ def _content(
             "classes": bundle.classes,
         },
         "opset": opset,
-        "files": [dataclasses.asdict(each) for each in written],
+        "files": [_entry(each) for each in written],
         "compared_on": images.how,
         "tolerance": TOLERANCE,
         "made_from": {
@@ -287,4 +304,4 @@ def _show(
     screens.show(table)
     names = [each.name for each in written]
     screens.say("written", ", ".join(str(out.with_name(name)) for name in names))
-    screens.say("use it", f"{out.with_name(out.stem + '.export.json')} says how")
+    screens.say("use it", f"{_belonging(out)[-1]} says how")
