@@ -25,6 +25,7 @@ from debride.settings import (
     DoctorSettings,
     EvaluateSettings,
     ExplainSettings,
+    ExportSettings,
     InspectSettings,
     PruneSettings,
     ReportSettings,
@@ -167,6 +168,18 @@ def prune(settings: PruneSettings) -> None:
 def apply(settings: ApplySettings) -> None:
     """Apply a plan (which may have been edited by hand) to a checkpoint."""
     from debride.workflow import apply as work
+
+    work(settings)
+
+
+@command(
+    ExportSettings,
+    "Work",
+    epilog="Example: debride export --model runs/half --data scans/ --int8 --out half.onnx",
+)
+def export(settings: ExportSettings) -> None:
+    """Write a network as ONNX, compared with PyTorch on real images; also in int8."""
+    from debride.exporting import export as work
 
     work(settings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from debride.planning.layers import width
 SCHEMA_VERSION = 1
 
 MOST_UNITS = 1_000_000
-"""No layer is wider; a plan that says so is damaged, and would fill the memory."""
+"""No network has more; a plan that says so is damaged, and would fill the memory."""
 
 Side = Literal["out", "in"]
 Kind = Literal["channel", "neuron"]
@@ -223,10 +223,7 @@ class Plan:
             from debride.planning.schema import check_form  # describes the classes of this file
 
             check_form(text, data)
-            groups = tuple(_read_group(entry) for entry in data["groups"])
-            names = [group.name for group in groups]
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise DebrideError(f"the plan has two groups named '{min(twice)}'")
+            groups = tuple(_read_groups(data["groups"]))
             return cls(
                 groups=groups,
                 fingerprint=str(data["fingerprint"]),
@@ -236,8 +233,22 @@ class Plan:
             )
         except KeyError as error:
             raise DebrideError(f"the plan is damaged: it has no {error}") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DebrideError(f"the plan is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read_groups(entries: Sequence[Mapping[str, Any]]) -> Iterator[PlannedGroup]:
+    names: set[str] = set()
+    units = 0
+    for entry in entries:
+        group = _read_group(entry)
+        if group.name in names:
+            raise DebrideError(f"the plan has two groups named '{group.name}'")
+        names.add(group.name)
+        units += group.units
+        if units > MOST_UNITS:
+            raise DebrideError(f"the plan's groups have over {MOST_UNITS} units together")
+        yield group
 
 
 def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
@@ -266,6 +277,8 @@ def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
         ):
             raise DebrideError(f"the plan's group '{name}' has a damaged member '{module}'")
         members.append(Member(str(module), side, offset, block))
+    if len(set(members)) < len(members):
+        raise DebrideError(f"the plan's group '{name}' has a member twice")
     taps = tuple(Tap(str(layer), str(read_at)) for layer, read_at in entry["taps"])
     for tap in taps:
         if not any(member.module == tap.layer and member.side == "out" for member in members):

@@ -5,6 +5,7 @@ The resolved settings are written into ``run.json`` beside the results.
 
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
 from debride.settings.explaining import ExplainSettings
+from debride.settings.exporting import ExportSettings
 from debride.settings.pruning import (
     ApplySettings,
     DoctorSettings,
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluateSettings",
     "EvidenceSettings",
     "ExplainSettings",
+    "ExportSettings",
     "InspectSettings",
     "NetworkSettings",
     "OutputSettings",
