@@ -76,6 +76,7 @@ def survey(model: nn.Module, example: Tensor) -> Survey:
 
     Examples
     --------
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> found = survey(net, torch.zeros(1, 1, 8, 8))
     >>> found.groups[0].layers, found.groups[0].params, found.params
