@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := test,lint,medmnist,oracles
+EXTRAS := test,lint,medmnist,onnx,oracles
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all lint format clean

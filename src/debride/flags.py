@@ -20,6 +20,7 @@ PANELS = (
     "Relevance",
     "Cutting",
     "Evidence",
+    "Export",
     "Run",
 )
 
