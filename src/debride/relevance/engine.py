@@ -7,21 +7,23 @@ asks for it: linear operators then need no rule of their own, autograd does the 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
+from debride.relevance.calls import PASSIVE, RENAMED, Call
 from debride.relevance.ledger import Account, Ledger
 from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
 from debride.relevance.rules import Rule, RuleSet, rule_set
-from debride.relevance.rules.base import propagate
+from debride.relevance.rules.base import Remade, propagate
 
 Handler = Callable[["RelevancePass", "Call"], Any]
 
@@ -44,41 +46,13 @@ def register_operator(*names: str) -> Callable[[Handler], Handler]:
 
 
 @dataclass
-class Call:
-    """One torch call of the model, ready to be made out of place."""
-
-    name: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self) -> Any:
-        """Make the call as it stands: autograd's own backward."""
-        return self.func(*self.args, **self.kwargs)
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """Return an argument given by position or by name."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, default)
-
-    def with_argument(self, position: int, name: str, value: Any) -> Call:
-        """Return the call with one argument replaced."""
-        if len(self.args) > position:
-            args = (*self.args[:position], value, *self.args[position + 1 :])
-            return Call(self.name, self.func, args, self.kwargs)
-        return Call(self.name, self.func, self.args, self.kwargs | {name: value})
-
-
-@dataclass
-class _Fold:
-    """A convolution or linear layer whose output may meet a batch norm."""
+class _Made:
+    """The output of a linear operator or a batch norm: what may follow depends on it."""
 
     output: weakref.ref[Tensor]
-    x: Tensor
-    operator: LinearOperator
-    rule: Rule
-    account: Account
+    account: Account | None = None
+    merge: tuple[Rule, Tensor, LinearOperator] | None = None
+    """The rule, the input and the operator that a batch norm merges into."""
     readers: int = 0
 
 
@@ -102,6 +76,9 @@ class RelevancePass(TorchFunctionMode):
         With ``strict=True``, at the first operator without a rule.
     """
 
+    fuses: ClassVar[bool] = True
+    """Whether attention meets the rules in the backward only, which needs less memory."""
+
     def __init__(
         self,
         rules: RuleSet,
@@ -119,7 +96,9 @@ class RelevancePass(TorchFunctionMode):
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._gates: dict[int, tuple[weakref.ref[Tensor], str]] = {}
-        self._folds: dict[int, _Fold] = {}
+        self._made: dict[int, _Made] = {}
+        self._remade: dict[int, tuple[weakref.ref[Tensor], Remade]] = {}
+        self._place: str | None = None
         self.merged: dict[str, str] = {}
         self._met = 0
         self._by_name = bool(rules.names)
@@ -134,7 +113,7 @@ class RelevancePass(TorchFunctionMode):
         """Meet one torch call of the model."""
         kwargs = kwargs or {}
         name = func.__name__
-        if name == "__get__" or name in _PASSIVE:
+        if name == "__get__" or name in PASSIVE:
             if self._replaced:
                 args = self._prepare(args)
             return func(*args, **kwargs)
@@ -148,9 +127,9 @@ class RelevancePass(TorchFunctionMode):
 
     def meet(self, call: Call) -> Any:
         """Give one call that depends on the input its rule; handlers use it for their parts."""
-        if call.name in _RENAMED:
-            call = Call(*_RENAMED[call.name], call.args, call.kwargs)
-        if self._folds:
+        if call.name in RENAMED:
+            call = Call(*RENAMED[call.name], call.args, call.kwargs)
+        if self._made:
             self._count_readers(call.args)
             if self._may_overwrite(call):
                 return self.apply(call)
@@ -178,6 +157,8 @@ class RelevancePass(TorchFunctionMode):
 
     def where(self) -> str:
         """Return the name of the module whose forward is running."""
+        if self._place is not None:
+            return self._place
         frame = sys._getframe(1)
         while True:
             if frame.f_code.co_varnames[:1] == ("self",):
@@ -212,6 +193,7 @@ class RelevancePass(TorchFunctionMode):
             y = operator(x, bias=operator.bias)
             if name is not None and operator.bias is not None:
                 self.ledger.watch(name, y, operator.bias, operator.channel_dim)
+            self.made(y)
             return y
         account = Account(self.ledger, self.where() if name is None else name)
         if rule.of_input and not first:
@@ -219,9 +201,7 @@ class RelevancePass(TorchFunctionMode):
                 f"the rule {type(rule).__name__} holds for the layer that reads the image, which "
                 f"'{account.where}' is not: give it as `first` of the rule set"
             )
-        y = propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
-        self._remember(y, x, operator, rule, account)
-        return y
+        return self._propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
 
     def fold(
         self, y: Tensor, scale: Tensor, shift: Tensor, output: Callable[[], Tensor]
@@ -233,28 +213,65 @@ class RelevancePass(TorchFunctionMode):
         Tensor or None
             None where nothing linear made `y`, or its rule does not ask for it.
         """
-        made = self._folds.get(id(y))
-        if made is None or made.output() is not y:
+        made = self.made_as(y)
+        if made is None or made.merge is None or made.account is None:
             return None
-        merged = made.operator.folded(scale, shift)
+        rule, x, operator = made.merge
         account = Account(self.ledger, self.where())
         self.merged[made.account.where] = account.where
-        result = propagate(made.rule, made.x, merged, output, account)
-        self._remember(result, made.x, merged, made.rule, account)
-        return result
+        return self._propagate(rule, x, operator.folded(scale, shift), output, account)
 
     def activated(self, y: Tensor, name: str) -> None:
         """Tell the linear operator that made `y`, if one did, which activation reads it."""
-        made = self._folds.get(id(y))
-        if made is not None and made.output() is y:
+        made = self.made_as(y)
+        if made is not None and made.account is not None:
             made.account.after = name
 
-    def _remember(
-        self, y: Tensor, x: Tensor, operator: LinearOperator, rule: Rule, account: Account
-    ) -> None:
+    def made(self, y: Tensor) -> _Made:
+        """Remember an output whose values no backward needs, so that a ReLU may write into it."""
         key = id(y)
-        forget = weakref.ref(y, lambda _: self._folds.pop(key, None))
-        self._folds[key] = _Fold(forget, x, operator, rule, account)
+        forget = weakref.ref(y, lambda _: self._made.pop(key, None))
+        self._made[key] = made = _Made(forget)
+        return made
+
+    def made_as(self, y: Tensor) -> _Made | None:
+        """Return what is remembered of an output, None for other tensors."""
+        made = self._made.get(id(y))
+        return made if made is not None and made.output() is y else None
+
+    def _propagate(
+        self,
+        rule: Rule,
+        x: Tensor,
+        operator: LinearOperator,
+        output: Callable[[], Tensor],
+        account: Account,
+    ) -> Tensor:
+        y = propagate(rule, x, operator, output, account, self.remade_as(x))
+        made = self.made(y)
+        made.account, made.merge = account, (rule, x, operator)
+        return y
+
+    def remade(self, y: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """Remember how `y` is made of tensors that are kept anyway, if that is cheap."""
+        key = id(y)
+        forget = weakref.ref(y, lambda _: self._remade.pop(key, None))
+        self._remade[key] = (forget, Remade(tuple(v.detach() for v in sources), make))
+        return y
+
+    def remade_as(self, y: Tensor) -> Remade | None:
+        """Return how a tensor is made again, None where it has to be kept."""
+        found = self._remade.get(id(y))
+        return found[1] if found is not None and found[0]() is y else None
+
+    @contextlib.contextmanager
+    def standing_in(self, place: str) -> Iterator[None]:
+        """Say where the calls stand that are made inside the block, in the backward."""
+        self._place = place
+        try:
+            yield
+        finally:
+            self._place = None
 
     # -- in-place operators, parameters -------------------------------------------------------
 
@@ -273,7 +290,7 @@ class RelevancePass(TorchFunctionMode):
 
     def _count_readers(self, values: Iterable[Any]) -> None:
         for value in values:
-            made = self._folds.get(id(value))
+            made = self._made.get(id(value))
             if made is not None:
                 made.readers += 1
             elif type(value) in (tuple, list):
@@ -282,15 +299,14 @@ class RelevancePass(TorchFunctionMode):
     def _may_overwrite(self, call: Call) -> bool:
         """Tell whether an in-place ReLU may stay in place, which saves a copy of its input.
 
-        It may where it alone reads what a rule made: R = y ⊙ c is 0 wherever the ReLU changes y.
+        It may where it alone reads y, which no backward needs: R = y ⊙ c is 0 wherever the ReLU
+        changes y.
         """
         if call.name != "relu_" and not (call.name == "relu" and call.kwargs.get("inplace")):
             return False
-        made = self._folds.get(id(call.argument(0, "input")))
-        if made is None or made.readers > 1:
-            return False
-        y = made.output()
-        return y is not None and not y._is_view()
+        y = call.argument(0, "input")
+        made = self.made_as(y)
+        return made is not None and made.readers == 1 and not y._is_view()
 
     def _out_of_place(self, call: Call) -> Tensor | None:
         """Turn an in-place call into its out-of-place form; return the tensor it would change."""
@@ -372,31 +388,3 @@ def _active(values: Iterable[Any]) -> bool:
         elif type(value) in (tuple, list) and _active(value):
             return True
     return False
-
-
-_RENAMED: dict[str, tuple[str, Callable[..., Any]]] = {
-    "__add__": ("add", torch.Tensor.add),
-    "__radd__": ("add", torch.Tensor.add),
-    "__sub__": ("sub", torch.Tensor.sub),
-    "__mul__": ("mul", torch.Tensor.mul),
-    "__rmul__": ("mul", torch.Tensor.mul),
-    "__truediv__": ("div", torch.Tensor.div),
-    "true_divide": ("div", torch.Tensor.div),
-    "divide": ("div", torch.Tensor.div),
-    "multiply": ("mul", torch.Tensor.mul),
-    "subtract": ("sub", torch.Tensor.sub),
-    "__matmul__": ("matmul", torch.matmul),
-    "__getitem__": ("getitem", torch.Tensor.__getitem__),
-}
-
-# Questions about a tensor: no relevance crosses them.
-_PASSIVE = frozenset(
-    "size dim numel stride is_floating_point is_complex is_contiguous storage_offset data_ptr "
-    "element_size ndimension nelement get_device type __len__ __eq__ __ne__ __lt__ __le__ "
-    "__gt__ __ge__ __hash__ __repr__ __format__ __bool__ __int__ __float__ __index__ __contains__ "
-    "eq ne lt le gt ge item tolist numpy argmax argmin argsort any all isnan isinf isfinite sign "
-    "equal allclose new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like "
-    "empty_like full_like rand_like randn_like is_same_size requires_grad_ retain_grad "
-    "register_hook is_nonzero _is_view dim_order detach detach_ _assert logical_and logical_or "
-    "logical_not floor ceil round one_hot bincount unique".split()
-)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.linear import LINEAR_OPERATORS, read_call
 
 # Movement: every value of the result is one of x.
@@ -89,7 +90,26 @@ def product(relevance: RelevancePass, call: Call) -> Any:
         call = _replaced(
             call, lambda v: _Collapse.apply(v) if v.requires_grad and v.ndim > 1 else v
         )
+    if call.name in ("matmul", "bmm") and len(call.args) == 2:
+        a, b = call.args
+        if a.ndim == b.ndim > 1 and a.shape[:-2] == b.shape[:-2]:
+            y: Tensor = _Product.apply(a, b)
+            return relevance.remade(y, torch.matmul, a, b)
     return halved(call())
+
+
+class _Product(torch.autograd.Function):
+    """y = a b, half of R to each; kept are the factors, not the copies that the product makes."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.matmul(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return torch.matmul(c, b.mT).div_(2), torch.matmul(a.mT, c).div_(2)
 
 
 def _replaced(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
@@ -180,16 +200,15 @@ class _Secant(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], offset: float) -> Tensor:
-        y = f(x)
-        ctx.save_for_backward(x, y)
+        ctx.save_for_backward(x)
         ctx.f, ctx.offset = f, offset
-        return y
+        return f(x)
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        rise = y - ctx.offset if ctx.offset else y
-        slope = rise / x
+        (x,) = ctx.saved_tensors
+        # Cheap to make again, and as large as x to keep.
+        slope = (ctx.f(x) - ctx.offset if ctx.offset else ctx.f(x)) / x
         at_zero = x == 0
         if bool(at_zero.any()):
             with torch.enable_grad():
@@ -213,7 +232,7 @@ def _secant(relevance: RelevancePass, call: Call) -> Tensor:
     y: Tensor = _Secant.apply(x, f, offset)
     if offset:
         relevance.ledger.watch(relevance.where(), y, offset)
-    return y
+    return relevance.remade(y, f, x)
 
 
 @register_operator(*_ACTIVATIONS)
