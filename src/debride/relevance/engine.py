@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
+from debride.relevance.leaving import DETACH, Departures, copy_of, gradless
 from debride.relevance.ledger import Account, Ledger
 from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
 from debride.relevance.rules import Rule, RuleSet, rule_set
@@ -115,6 +116,7 @@ class RelevancePass(TorchFunctionMode):
         self.rules = rules
         self.strict = strict
         self.ledger = Ledger()
+        self.departures = Departures()
         self.unknown: dict[str, list[str]] = {}
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -137,13 +139,33 @@ class RelevancePass(TorchFunctionMode):
         if name == "__get__" or name in _PASSIVE:
             if self._replaced:
                 args = self._prepare(args)
-            return func(*args, **kwargs)
+            if name in _NUMBERS:
+                args = (args[0].detach(),)  # torch warns of numbers out of what has a gradient
+            result = func(*args, **kwargs)
+            how = copy_of(func)
+            if how is not None and (_active(args) or self.departures.of(args)):
+                self.departures.leave(how, self.where(), result)
+            return result
         args = self._prepare(args)
         if kwargs:
             kwargs = {key: self._prepare(value) for key, value in kwargs.items()}
         call = Call(name, func, args, kwargs)
         if not (_active(args) or _active(tuple(kwargs.values()))):
-            return call()
+            result = call()
+            if self.departures:
+                if _in_place(name):  # what shares its values changes too
+                    self._returns(self.departures.of(args))
+                self.departures.carry(name, (args, kwargs), result)
+            return result
+        if self.departures:
+            came = self.departures.of((args, kwargs))
+            if came is not None and came[0] != DETACH:  # which is to be a constant
+                self._returns(came)
+        if not torch.is_grad_enabled():
+            how, where = gradless(self.where()), self.where()
+            result = self.meet(call)
+            self.departures.leave(how, where, result)
+            return result
         return self.meet(call)
 
     def meet(self, call: Call) -> Any:
@@ -187,6 +209,10 @@ class RelevancePass(TorchFunctionMode):
             if frame.f_back is None:
                 return "(outside the network)"
             frame = frame.f_back
+
+    def departed(self, output: Any) -> tuple[str, str] | None:
+        """Return how and where what the network gave left autograd, if it did and that is known."""
+        return self.departures.of(output) or self.departures.copied
 
     # -- gates, folds -------------------------------------------------------------------------
 
@@ -299,7 +325,7 @@ class RelevancePass(TorchFunctionMode):
             call.kwargs = call.kwargs | {"inplace": False}
         elif name == "__setitem__":
             call.name = "setitem"
-        elif name.endswith("_") and not name.endswith("__"):
+        elif _in_place(name):
             plain = name[:-1]
             for home in (torch.Tensor, torch, torch.nn.functional):
                 if hasattr(home, plain):
@@ -328,6 +354,20 @@ class RelevancePass(TorchFunctionMode):
                 f"no relevance rule for '{name}' (in module '{where}'): register one with "
                 "@register_operator, or run without strict to use its gradient"
             )
+        self._enter(name, where)
+
+    def _returns(self, came: tuple[str, str] | None) -> None:
+        """Name what left autograd and comes back as a constant."""
+        if came is None:
+            return
+        if self.strict:
+            raise DebrideError(
+                f"the module '{came[1]}' leaves autograd by {came[0]}, through which no relevance "
+                "passes: take that out of its forward, or run without strict to hold it constant"
+            )
+        self._enter(*came)
+
+    def _enter(self, name: str, where: str) -> None:
         places = self.unknown.setdefault(name, [])
         if where not in places:
             places.append(where)
@@ -364,6 +404,10 @@ class _CountingPass(GradientPass):
         return result
 
 
+def _in_place(name: str) -> bool:
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
 def _active(values: Iterable[Any]) -> bool:
     for value in values:
         if isinstance(value, Tensor):
@@ -388,6 +432,8 @@ _RENAMED: dict[str, tuple[str, Callable[..., Any]]] = {
     "__matmul__": ("matmul", torch.matmul),
     "__getitem__": ("getitem", torch.Tensor.__getitem__),
 }
+
+_NUMBERS = frozenset({"item", "__bool__", "__int__", "__float__", "__index__"})
 
 # Questions about a tensor: no relevance crosses them.
 _PASSIVE = frozenset(

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from debride.errors import DebrideError
 from debride.models.outputs import first_tensor
+from debride.models.plain import check_plain, checkpointed
 from debride.models.state import undisturbed
 from debride.relevance.engine import GradientPass, RelevancePass, count_layers
 from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.result import Relevance, from_ledger
 from debride.relevance.rules import RuleSet, rule_set
 from debride.relevance.targets import Target, check_finite, check_images, decide
+from debride.relevance.unseen import unseen
 
 Visit = Callable[[str, Tensor, Tensor], None]
 """(tap, activation, c): meets each call of each tapped module on the way back."""
@@ -62,17 +64,22 @@ def trace(
         chosen = rules if method == "lrp" else None
         through = new_pass(model, chosen, strict=strict, images=images)
     with prepared(model):
+        if not isinstance(through, GradientPass):
+            check_plain(model)
         leaf, output = forward(model, images, through, taps, visit)
         explained = decide(output, target, len(images))(output)
         check_finite(explained, model, images)
         unknown = through.unknown
         if not isinstance(through, GradientPass):
-            unknown.update(_unseen(model, explained))
-            if unknown and through.strict:
-                raise DebrideError(f"the pass cannot see into {', '.join(sorted(unknown))}")
+            hidden = unseen(model, images, explained)
+            if hidden and through.strict:
+                raise DebrideError(f"the pass cannot see into {_listed(hidden)}")
+            unknown.update(hidden)
         ledger = through.ledger
         constants = [constant for _, constant in ledger.leaves]
-        c, *shares = backward(explained, [leaf, *constants])
+        c, *shares = backward(
+            explained, [leaf, *constants], model, through.departed(first_tensor(output))
+        )
     ledger.settle(tuple(shares))
     relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
     for read, reached in ledger.at_input:
@@ -136,7 +143,7 @@ def gradients(
     """
     leaf, output = forward(model, points, through, taps, visit)
     explained = explain(output)
-    (c,) = backward(explained, [leaf])
+    (c,) = backward(explained, [leaf], model, through.departed(first_tensor(output)))
     return explained.detach(), torch.zeros_like(points) if c is None else c
 
 
@@ -154,25 +161,35 @@ def forward(
     """Run the network inside a pass; return the leaf that it read, and its output."""
     leaf = images.clone() if images.is_inference() else images.detach()
     leaf = leaf.requires_grad_()
-    with _checkpointing_named(), listening(model, taps, visit), through:
+    with _checkpointing_named(model, images), listening(model, taps, visit), through:
         return leaf, model(leaf)
 
 
-def backward(explained: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return the gradient of the summed values at each leaf, or say in words why there is none."""
+def backward(
+    explained: Tensor,
+    leaves: Sequence[Tensor],
+    model: nn.Module,
+    departed: tuple[str, str] | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradient of the summed values at each leaf, or say in words why there is none.
+
+    `departed` is how and in which module the network left autograd, if that is known.
+    """
     if not explained.requires_grad:
+        how, where = departed or ("", "")
+        cause = f"the module '{where}' leaves autograd by {how}" if how else "the network detaches"
         raise DebrideError(
-            "the explained output does not depend on the images as autograd sees it: the network "
-            "detaches, or runs in a compiled or scripted part; method='occlusion' needs no gradient"
+            f"the explained output does not depend on the images as autograd sees it: {cause}; "
+            "take that out, or use method='occlusion', which needs no gradient"
         )
-    with _checkpointing_named():
+    with _checkpointing_named(model, leaves[0]):
         return torch.autograd.grad(
             explained.sum(), leaves, allow_unused=True, materialize_grads=False
         )
 
 
 @contextlib.contextmanager
-def _checkpointing_named() -> Iterator[None]:
+def _checkpointing_named(model: nn.Module, images: Tensor) -> Iterator[None]:
     """Say in words when an error comes out of activation checkpointing."""
     try:
         yield
@@ -182,9 +199,11 @@ def _checkpointing_named() -> Iterator[None]:
             frame.filename == torch.utils.checkpoint.__file__ for frame in frames
         ):
             raise
+        place = checkpointed(model, images.detach(), reentrant=False)
+        who = f"the module '{place}' runs under" if place else "the network uses"
         raise DebrideError(
-            "the network uses activation checkpointing, which runs parts of it a second time where "
-            "they cannot be followed: turn it off, e.g. model.set_grad_checkpointing(False)"
+            f"{who} activation checkpointing, which runs it a second time where it cannot be "
+            "followed: turn it off, e.g. model.set_grad_checkpointing(False)"
         ) from error
 
 
@@ -268,22 +287,7 @@ class Sums:
         self.add(name, activation * c)
 
 
-def _unseen(model: nn.Module, explained: Tensor) -> Mapping[str, list[str]]:
-    """Name the parts whose torch calls a function mode does not see; their gradient is used."""
-    found: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            found.setdefault("scripted module", []).append(name)
-        elif isinstance(module, torch._dynamo.OptimizedModule):
-            found.setdefault("compiled module", []).append(name)
-    seen, queue = set(), [explained.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        queue += [following for following, _ in node.next_functions]
-        owner = getattr(node, "_forward_cls", None)
-        if owner is not None and not owner.__module__.startswith("debride."):
-            found.setdefault(f"autograd.Function {owner.__name__}", [])
-    return found
+def _listed(hidden: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(
+        f"{name} (in module {', '.join(map(repr, places))})" for name, places in hidden.items()
+    )
