@@ -42,8 +42,10 @@ class Entry:
                 if module.affine:
                     nn.init.uniform_(module.weight, 0.5, 1.5)
                     nn.init.normal_(module.bias, 0, 0.1)
-            elif isinstance(module, nn.Linear) and not module.weight.any():
-                nn.init.normal_(module.weight, std=0.02)  # heads that start at zero
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.endswith("bias") and not parameter.any():
+                    parameter.normal_(std=0.02)  # heads and gains of residuals that start at zero
         return model.eval()
 
     def images(self, count: int = 1, seed: int = 0) -> Tensor:

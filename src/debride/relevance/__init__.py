@@ -4,6 +4,7 @@ from debride.relevance import (  # noqa: F401  (they register themselves)
     attention,
     backtrace,
     cam,
+    compounds,
     gradients,
     integrated,
     norms,

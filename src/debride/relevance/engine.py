@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
+from debride.relevance.affine import affine
 from debride.relevance.leaving import DETACH, Departures, copy_of, gradless
 from debride.relevance.ledger import Account, Ledger
 from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
@@ -210,6 +211,15 @@ class RelevancePass(TorchFunctionMode):
                 return "(outside the network)"
             frame = frame.f_back
 
+    def current(self, value: Any) -> Any:
+        """Return a tensor, or what holds some, with what in-place calls of the model made of it."""
+        if not self._replaced:
+            return value
+        if isinstance(value, dict):
+            return type(value)((key, self.current(item)) for key, item in value.items())
+        with torch._C.DisableTorchFunction():  # the pass may be on
+            return self._prepare(value)
+
     def departed(self, output: Any) -> tuple[str, str] | None:
         """Return how and where what the network gave left autograd, if it did and that is known."""
         return self.departures.of(output) or self.departures.copied
@@ -245,6 +255,10 @@ class RelevancePass(TorchFunctionMode):
                 f"the rule {type(rule).__name__} holds for the layer that reads the image, which "
                 f"'{account.where}' is not: give it as `first` of the rule set"
             )
+        if rule.of_input:  # R goes the rest of the way by itself, when all else has gone back
+            account.read = x
+            x = x.detach().requires_grad_()
+            self.ledger.read.append(x)
         y = propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
         self._remember(y, x, operator, rule, account)
         return y
@@ -263,7 +277,7 @@ class RelevancePass(TorchFunctionMode):
         if made is None or made.output() is not y:
             return None
         merged = made.operator.folded(scale, shift)
-        account = Account(self.ledger, self.where())
+        account = Account(self.ledger, self.where(), read=made.account.read)
         self.merged[made.account.where] = account.where
         result = propagate(made.rule, made.x, merged, output, account)
         self._remember(result, made.x, merged, made.rule, account)
@@ -288,14 +302,33 @@ class RelevancePass(TorchFunctionMode):
         """Put in what in-place calls changed, and take parameters out of autograd's sight."""
         if isinstance(value, Tensor):
             if self._replaced:
-                while (entry := self._replaced.get(id(value))) and entry[0]() is value:
-                    value = entry[1]
+                value = self._current(value)
             if isinstance(value, nn.Parameter) and value.requires_grad:
                 return value.detach()
             return value
         if type(value) in (tuple, list):
             return type(value)(self._prepare(item) for item in value)
         return value
+
+    def _current(self, value: Tensor) -> Tensor:
+        """Return what in-place calls on a tensor, or on what it is a view of, made of it."""
+        while (entry := self._replaced.get(id(value))) and entry[0]() is value:
+            value = entry[1]
+        base = value._base
+        if base is not None and (entry := self._replaced.get(id(base))) and entry[0]() is base:
+            whole = self._whole(base)
+            start = value.storage_offset() - base.storage_offset() + whole.storage_offset()
+            value = whole.as_strided(value.shape, value.stride(), start)
+        return value
+
+    def _whole(self, base: Tensor) -> Tensor:
+        """Return what became of a tensor that others are views of, laid out as it was."""
+        whole = self._current(base)
+        if whole.stride() == base.stride():
+            return whole
+        return torch.empty_strided(
+            base.shape, base.stride(), dtype=base.dtype, device=base.device
+        ).copy_(whole)
 
     def _count_readers(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -337,12 +370,17 @@ class RelevancePass(TorchFunctionMode):
         else:
             return None
         changed: Tensor = target
-        if changed._is_view() and "inplace" not in call.kwargs:
-            # The base of the view will not see the change. Say so rather than be silently wrong.
-            self._report(f"{name} on a view")
         return changed
 
     def _replace(self, target: Tensor, result: Tensor) -> None:
+        base = target._base
+        if result._base is target or (base is not None and result._base is base):
+            return  # the same values, as of dropout
+        if base is not None:  # what this is a view of changes, and with it all other views of it
+            whole = self._whole(base).clone()  # laid out alike
+            start = target.storage_offset() - base.storage_offset()
+            whole.as_strided(target.shape, target.stride(), start).copy_(result)
+            target, result = base, whole
         key = id(target)
         forget = weakref.ref(target, lambda _: self._replaced.pop(key, None))
         self._replaced[key] = (forget, result)
@@ -386,6 +424,13 @@ class GradientPass(RelevancePass):
             result = call.args[0].clone()
             result[call.args[1]] = call.args[2]
             return result
+        if call.name == "batch_norm" and not call.argument(5, "training", False):
+            variance, weight = call.argument(2, "running_var"), call.argument(3, "weight")
+            scale = (variance + call.argument(7, "eps", 1e-5)).rsqrt()
+            plain = call.with_argument(0, "input", call.argument(0, "input").detach())
+            return affine(
+                call.argument(0, "input"), scale if weight is None else scale * weight, plain
+            )
         return call()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from debride.relevance.affine import affine
 from debride.relevance.engine import Call, RelevancePass, register_operator
 from debride.relevance.identity import passed
 from debride.relevance.ledger import Account, on_relevance
@@ -36,7 +37,7 @@ def batch_norm(relevance: RelevancePass, call: Call) -> Any:
     merged = relevance.fold(x, scale, shift, output)
     if merged is not None:
         return merged
-    y = call()
+    y = affine(x, scale, output)
     relevance.ledger.watch(relevance.where(), y, shift)
     return y
 

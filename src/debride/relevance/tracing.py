@@ -77,25 +77,32 @@ def trace(
             unknown.update(hidden)
         ledger = through.ledger
         constants = [constant for _, constant in ledger.leaves]
-        c, *shares = backward(
-            explained, [leaf, *constants], model, through.departed(first_tensor(output))
-        )
-    ledger.settle(tuple(shares))
-    relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
-    for read, reached in ledger.at_input:
-        relevance = relevance + _moved_back(read, leaf, reached, ledger)
+        ends = [leaf, *constants, *ledger.read]
+        c, *shares = backward(explained, ends, model, through.departed(first_tensor(output)))
+        ledger.settle(tuple(shares[: len(constants)]))
+        relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
+        for read, reached in ledger.at_input:
+            relevance = relevance + _moved_back(read, leaf, reached, ledger)
     return from_ledger(relevance, explained.detach(), ledger, unknown)
 
 
 def _moved_back(read: Tensor, leaf: Tensor, relevance: Tensor, ledger: Ledger) -> Tensor:
     """Return R of the image from R of what the first layer read of it.
 
-    Where both have as many values they are the same pixels, perhaps scaled. Otherwise the image
-    was padded, cropped or cut into pieces, and R goes the way back; a border keeps its share.
+    The image may have been scaled, padded, cropped, cut into pieces or put in another order: each
+    value read shares its R among the pixels that it was made of, in parts of its own weights. A
+    border, which was made of none, keeps its share.
     """
-    if read.numel() == leaf.numel():
-        return relevance.view_as(leaf)
-    (found,) = torch.autograd.grad(read, leaf, relevance)
+    if read is leaf:
+        return relevance
+
+    def back(values: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(read, leaf, values, create_graph=True)
+        return found
+
+    zeros = torch.zeros_like(read, requires_grad=True)
+    (total,) = torch.autograd.grad(back(zeros), zeros, torch.ones_like(leaf), create_graph=True)
+    found = back(torch.where(total == 0, 0, relevance / torch.where(total == 0, 1, total))).detach()
     ledger.absorb("(border)", relevance.sum() - found.sum())
     return found
 
@@ -161,8 +168,8 @@ def forward(
     """Run the network inside a pass; return the leaf that it read, and its output."""
     leaf = images.clone() if images.is_inference() else images.detach()
     leaf = leaf.requires_grad_()
-    with _checkpointing_named(model, images), listening(model, taps, visit), through:
-        return leaf, model(leaf)
+    with _checkpointing_named(model, images), listening(model, taps, visit, through), through:
+        return leaf, through.current(model(leaf))
 
 
 def backward(
@@ -223,13 +230,15 @@ def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
 
 
 @contextlib.contextmanager
-def listening(model: nn.Module, taps: Sequence[str], visit: Visit) -> Iterator[None]:
+def listening(
+    model: nn.Module, taps: Sequence[str], visit: Visit, through: RelevancePass
+) -> Iterator[None]:
     """Have `visit` meet every output of the tapped modules that is made inside the block."""
     handles = []
 
     def listen(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            tensor = first_tensor(output)
+            tensor = through.current(first_tensor(output))
             if tensor is not None and tensor.requires_grad:
                 activation = tensor.detach()
                 on_relevance(tensor, lambda c: visit(name, activation, c))
