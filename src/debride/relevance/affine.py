@@ -28,6 +28,6 @@ class _Affine(torch.autograd.Function):
 
 
 def affine(x: Tensor, scale: Tensor, output: Callable[[], Tensor]) -> Tensor:
-    """Return `output()`, which is x (B, C, \\*spatial) times `scale` (C,) plus a constant."""
+    """Return `output()`: x, (B, C) or (B, C, ...), times `scale` (C,) plus a constant."""
     y: Tensor = _Affine.apply(x, scale, output)
     return y

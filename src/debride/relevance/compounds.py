@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from debride.relevance.engine import Call, RelevancePass, register_operator
 from debride.relevance.operators import halved
 
-_PRODUCTS = {
+_PRODUCTS: dict[str, Callable[..., Tensor]] = {
     "addmm": torch.mm,
     "addmv": torch.mv,
     "addbmm": torch.bmm,
@@ -29,9 +30,10 @@ def product_and_sum(relevance: RelevancePass, call: Call) -> Tensor:
     beta = call.kwargs.get("beta", 1)
     if call.name == "addbmm":
         product = product.sum(0)
+    product = product * alpha
     if beta == 0:
-        return product * alpha
-    result: Tensor = relevance.run(torch.add, addend * beta, product * alpha)
+        return product
+    result: Tensor = relevance.run(torch.add, addend * beta, product)
     return result
 
 

@@ -76,8 +76,8 @@ def linear(relevance: RelevancePass, call: Call) -> Any:
 # -- products ----------------------------------------------------------------------------------
 
 
-@register_operator("matmul", "bmm", "mm", "mv", "dot", "einsum", "bilinear", "kron", "vdot", "outer",
-                   "inner", "tensordot", "__rmatmul__")  # fmt: skip
+@register_operator("matmul", "bmm", "mm", "mv", "dot", "einsum", "bilinear", "kron", "vdot",
+                   "outer", "inner", "tensordot", "__rmatmul__")  # fmt: skip
 def product(relevance: RelevancePass, call: Call) -> Any:
     """Products: linear in one activation; of two activations, half of R to each."""
     attention = relevance.rules.attention
@@ -226,9 +226,9 @@ def _secant(relevance: RelevancePass, call: Call) -> Tensor:
 @register_operator(*_ACTIVATIONS)
 def activation(relevance: RelevancePass, call: Call) -> Any:
     """Activations: R passes unchanged, less what f(0) absorbs."""
-    if call.name == "pow" and isinstance(power := call.argument(1, "exponent"), int | float):
-        if power < 0:
-            return scale(relevance, call)
+    power = call.argument(1, "exponent") if call.name == "pow" else None
+    if isinstance(power, int | float) and power < 0:
+        return scale(relevance, call)
     return _secant(relevance, call)
 
 
