@@ -144,8 +144,8 @@ def _others() -> list[Entry]:
         **dict.fromkeys(
             "resnest14d res2net50_26w_4s nf_resnet50 ghostnet_100 repvgg_a0 hrnet_w18_small dla34 "
             "xception41 mobilenetv4_conv_small convmixer_768_32 edgenext_xx_small pvt_v2_b0 "
-            "convnextv2_atto gcresnet33ts mambaout_femto starnet_s1 cspresnet50 regnetz_b16".split(),
-            64,
+            "convnextv2_atto gcresnet33ts mambaout_femto starnet_s1 cspresnet50 "
+            "regnetz_b16".split(), 64,
         ),
         **dict.fromkeys("poolformer_s12 inception_resnet_v2".split(), 96),
         **dict.fromkeys("fastvit_t8 vit_small_patch16_dinov3 lambda_resnet26t".split(), 128),
@@ -167,9 +167,12 @@ def _others() -> list[Entry]:
     for name, size in sizes.items():
         make = partial(timm.create_model, name, num_classes=10)
         found.append(Entry("timm, others", name, make, (3, size, size)))
+    volume = (32, 32, 32)
     medical: dict[str, tuple[Callable[[], nn.Module], bool]] = {
-        "ResNet10": (lambda: nets.resnet10(spatial_dims=3, n_input_channels=1, num_classes=3), False),
-        "Regressor": (lambda: nets.Regressor((1, 32, 32, 32), (2,), (8, 16, 32), (2, 2, 2)), False),
+        "ResNet10": (
+            lambda: nets.resnet10(spatial_dims=3, n_input_channels=1, num_classes=3), False
+        ),
+        "Regressor": (lambda: nets.Regressor((1, *volume), (2,), (8, 16, 32), (2, 2, 2)), False),
         "SegResNetDS": (lambda: nets.SegResNetDS(3, 8, 1, 2, blocks_down=(1, 1, 1)), True),
         "BasicUNetPlusPlus": (
             lambda: nets.BasicUNetPlusPlus(3, 1, 2, features=(8, 8, 16, 32, 32, 8)), True
@@ -178,7 +181,7 @@ def _others() -> list[Entry]:
         "HighResNet": (lambda: nets.HighResNet(2, 1, 3), True),
     }  # fmt: skip
     for name, (make, segments) in medical.items():
-        shape = {"FlexibleUNet": (1, 64, 64), "HighResNet": (1, 32, 32)}.get(name, (1, 32, 32, 32))
+        shape = {"FlexibleUNet": (1, 64, 64), "HighResNet": (1, 32, 32)}.get(name, (1, *volume))
         found.append(Entry("MONAI, others", name, make, shape, segments))
     return found
 

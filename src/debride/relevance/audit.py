@@ -67,22 +67,17 @@ class Join:
         Σ|R| of the result; 0 inside of what makes a gate, which is held constant.
     branches : tuple of float
         Σ|R| that each operand received.
-    silent : tuple of bool
-        Whether an operand was 0 wherever relevance arrived, so that none was its due.
     """
 
     name: str
     operator: str
     arriving: float
     branches: tuple[float, ...]
-    silent: tuple[bool, ...] = ()
 
     @property
     def dead(self) -> bool:
-        """Whether relevance arrives and an operand that had a part in it receives none."""
-        silent = self.silent or (False,) * len(self.branches)
-        pairs = zip(self.branches, silent, strict=True)
-        return self.arriving > 0 and any(got == 0 and not none for got, none in pairs)
+        """Whether relevance arrives and an operand receives none."""
+        return self.arriving > 0 and min(self.branches) == 0
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class _AuditedPass(RelevancePass):
     def __init__(self, rules: RuleSet, model: nn.Module, *, layers: int) -> None:
         super().__init__(rules, model, layers=layers)
         self._records: dict[str, _Record] = {}
-        self._joins: list[tuple[str, str, dict[int, Tensor], dict[int, Tensor]]] = []
+        self._joins: list[tuple[str, str, dict[int, Tensor]]] = []
         self._parts = 0
 
     def apply(self, call: Call) -> Any:
@@ -196,21 +191,7 @@ class _AuditedPass(RelevancePass):
                 self._arrive(record, received, output)
         if name in _JOINS and len(stand_ins) > 1:
             received.update({index: torch.zeros(()) for index in range(-1, len(stand_ins))})
-            silent: dict[int, Tensor] = {}
-            if name == "add":
-                self._look(silent, [value for value, _ in stand_ins], result)
-            self._joins.append((where, name, received, silent))
-
-    @staticmethod
-    def _look(silent: dict[int, Tensor], addends: list[Tensor], result: Tensor) -> None:
-        """Note which addends are 0 wherever relevance of the sum is not."""
-        shown = result.detach()
-
-        def enter(c: Tensor) -> None:
-            arrives = (shown != 0) & (c != 0)
-            silent.update({i: ~(arrives & (value != 0)).any() for i, value in enumerate(addends)})
-
-        on_relevance(result, enter)
+            self._joins.append((where, name, received))
 
     @staticmethod
     def _arrive(record: _Record, received: dict[int, Tensor], output: Tensor) -> None:
@@ -246,10 +227,7 @@ class _AuditedPass(RelevancePass):
 
     def found_joins(self) -> list[Join]:
         """Return what each operand of each sum and product received."""
-        return [
-            Join(where, name, *_numbers(received), tuple(bool(silent[i]) for i in sorted(silent)))
-            for where, name, received, silent in self._joins
-        ]
+        return [Join(where, name, *_numbers(received)) for where, name, received in self._joins]
 
     def _by_row(self, shares: Mapping[str, float]) -> dict[str, float]:
         rows: dict[str, float] = {}
