@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from debride.planning.make import (
     read_budget,
 )
 from debride.planning.plan import Plan, PlannedGroup
-from debride.recovery import begin, check_recovery
+from debride.recovery import begin, check_recovery, tries
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
 from debride.validation import Validation
@@ -212,7 +213,7 @@ def prune(
     base = judge.metric(judge.original)
     history = [StepRecord(0, 1.0, 1.0, 1.0, base, base)]
     on_step(history[0])
-    repair = begin(recovery, original, groups, repair_data, device=place)
+    repairs = [begin(each, original, groups, repair_data, device=place) for each in tries(recovery)]
     names = (normalise,) if normalise else CANDIDATES[ranking]
 
     def attempt(
@@ -220,20 +221,18 @@ def prune(
         before_cut: tuple[PlannedGroup, ...],
         name: str | None,
         cut: tuple[PlannedGroup, ...],
-    ) -> _Candidate:
+    ) -> Iterator[_Candidate]:
         smaller = copy.deepcopy(model) if len(names) > 1 else model
         narrow(smaller, cut, before_cut)
         outputs = judge.outputs(smaller)
         before = judge.metric(outputs)
-        plain = _Candidate(judge.divergence(outputs), smaller, cut, name, before, before)
-        if recovery in (None, "none"):
-            return plain
-        repaired = copy.deepcopy(smaller)
-        repair(repaired, cut)
-        outputs = judge.outputs(repaired)
-        after = judge.metric(outputs)
-        mended = _Candidate(judge.divergence(outputs), repaired, cut, name, before, after)
-        return min(mended, plain, key=_distance)
+        yield _Candidate(judge.divergence(outputs), smaller, cut, name, before, before)
+        for repair in repairs:
+            repaired = copy.deepcopy(smaller)
+            repair(repaired, cut)
+            outputs = judge.outputs(repaired)
+            after = judge.metric(outputs)
+            yield _Candidate(judge.divergence(outputs), repaired, cut, name, before, after)
 
     for step in range(1, steps + 1):
         scores = score(
@@ -249,7 +248,7 @@ def prune(
             for name in names
         }  # fmt: skip
         tried = (attempt(current, groups, name, cut) for name, cut in cuts.items())
-        best = min(tried, key=_distance)
+        best = min(itertools.chain.from_iterable(tried), key=_distance)
         current, groups = best.model, best.groups
         removed = np.array([len(group.removed) for group in groups], dtype=np.float64)
         shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
