@@ -3,8 +3,8 @@
 import pytest
 import timm
 import torch
-import torchvision
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from debride.errors import DebrideError
