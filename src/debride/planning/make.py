@@ -16,7 +16,7 @@ from debride.planning.budgets import CostModel, cost_model
 from debride.planning.costs import Costs, measure
 from debride.planning.groups import find_groups
 from debride.planning.layers import width
-from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint
+from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint, weights_hash
 from debride.planning.ranking import check_normalisation, importances
 
 TOLERANCE = 0.01
@@ -317,4 +317,5 @@ def finish(
             for kind in ("macs", "params", "bytes")
         )
     )
+    made_by = {**made_by, "weights": weights_hash(model)}
     return Plan(tuple(groups), fingerprint(model), before, after, made_by)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from debride.errors import DebrideError
@@ -105,7 +106,8 @@ class Plan:
     before, after : Costs
         Multiply-accumulates, parameters and bytes for one image, measured.
     made_by : mapping
-        Criterion, budget and other choices that led here, for the reader.
+        Criterion, budget and other choices that led here, for the reader; ``weights`` is the hash
+        of the uncut network's tensors.
     """
 
     groups: tuple[PlannedGroup, ...]
@@ -218,6 +220,9 @@ class Plan:
                     f"the plan has schema version {version!r}, this Debride reads "
                     f"{SCHEMA_VERSION}: update Debride or make the plan again"
                 )
+            from debride.planning.schema import check_form  # describes the classes of this file
+
+            check_form(text, data)
             groups = tuple(_read_group(entry) for entry in data["groups"])
             names = [group.name for group in groups]
             if twice := {name for name in names if names.count(name) > 1}:
@@ -310,6 +315,16 @@ def read_ranges(text: str, *, where: str = "plan") -> tuple[int, ...]:
             raise DebrideError(f"{where}: '{part}' is out of order; write indices in rising order")
         indices.extend(range(low, high + 1))
     return tuple(indices)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return a SHA-256 over the values of a network's tensors, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(name.encode())
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -230,28 +230,41 @@ def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
 
 
 @contextlib.contextmanager
-def listening(
-    model: nn.Module, taps: Sequence[str], visit: Visit, through: RelevancePass
+def hearing(
+    model: nn.Module, taps: Sequence[str], meet: Callable[[str, Tensor], object]
 ) -> Iterator[None]:
-    """Have `visit` meet every output of the tapped modules that is made inside the block."""
+    """Have `meet` see every output of the tapped modules as it is made inside the block."""
     handles = []
 
-    def listen(name: str) -> Callable[..., None]:
+    def hear(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            tensor = through.current(first_tensor(output))
-            if tensor is not None and tensor.requires_grad:
-                activation = tensor.detach()
-                on_relevance(tensor, lambda c: visit(name, activation, c))
+            tensor = first_tensor(output)
+            if tensor is not None:
+                meet(name, tensor)
 
         return hook
 
     try:
         for name, module in check_taps(model, taps).items():
-            handles.append(module.register_forward_hook(listen(name)))
+            handles.append(module.register_forward_hook(hear(name)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def listening(
+    model: nn.Module, taps: Sequence[str], visit: Visit, through: RelevancePass
+) -> contextlib.AbstractContextManager[None]:
+    """Have `visit` meet every output of the tapped modules when c reaches it on the way back."""
+
+    def listen(name: str, tensor: Tensor) -> None:
+        tensor = through.current(tensor)
+        if tensor.requires_grad:
+            activation = tensor.detach()
+            on_relevance(tensor, lambda c: visit(name, activation, c))
+
+    return hearing(model, taps, listen)
 
 
 def wide(value: Tensor) -> Tensor:

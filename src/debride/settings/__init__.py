@@ -5,7 +5,12 @@ The resolved settings are written into ``run.json`` beside the results.
 
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
 from debride.settings.explaining import ExplainSettings
-from debride.settings.pruning import ApplySettings, DoctorSettings, PruneSettings
+from debride.settings.pruning import (
+    ApplySettings,
+    DoctorSettings,
+    InspectSettings,
+    PruneSettings,
+)
 from debride.settings.reports import DemoSettings, EvaluateSettings, ReportSettings
 from debride.settings.training import TrainSettings
 
@@ -17,6 +22,7 @@ __all__ = [
     "EvaluateSettings",
     "EvidenceSettings",
     "ExplainSettings",
+    "InspectSettings",
     "NetworkSettings",
     "OutputSettings",
     "PruneSettings",
