@@ -51,6 +51,8 @@ RENAMED: dict[str, tuple[str, Callable[..., Any]]] = {
     "__getitem__": ("getitem", torch.Tensor.__getitem__),
 }
 
+NUMBERS = frozenset({"item", "__bool__", "__int__", "__float__", "__index__"})
+
 # Questions about a tensor: no relevance crosses them.
 PASSIVE = frozenset(
     "size dim numel stride is_floating_point is_complex is_contiguous storage_offset data_ptr "

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
-from debride.relevance.calls import PASSIVE, RENAMED, Call
+from debride.relevance.affine import affine
+from debride.relevance.calls import NUMBERS, PASSIVE, RENAMED, Call
+from debride.relevance.leaving import DETACH, Departures, copy_of, gradless
 from debride.relevance.ledger import Account, Ledger
 from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
 from debride.relevance.rules import Rule, RuleSet, rule_set
@@ -92,6 +94,7 @@ class RelevancePass(TorchFunctionMode):
         self.rules = rules
         self.strict = strict
         self.ledger = Ledger()
+        self.departures = Departures()
         self.unknown: dict[str, list[str]] = {}
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -116,13 +119,33 @@ class RelevancePass(TorchFunctionMode):
         if name == "__get__" or name in PASSIVE:
             if self._replaced:
                 args = self._prepare(args)
-            return func(*args, **kwargs)
+            if name in NUMBERS:
+                args = (args[0].detach(),)  # torch warns of numbers out of what has a gradient
+            result = func(*args, **kwargs)
+            how = copy_of(func)
+            if how is not None and (_active(args) or self.departures.of(args)):
+                self.departures.leave(how, self.where(), result)
+            return result
         args = self._prepare(args)
         if kwargs:
             kwargs = {key: self._prepare(value) for key, value in kwargs.items()}
         call = Call(name, func, args, kwargs)
         if not (_active(args) or _active(tuple(kwargs.values()))):
-            return call()
+            result = call()
+            if self.departures:
+                if _in_place(name):  # what shares its values changes too
+                    self._returns(self.departures.of(args))
+                self.departures.carry(name, (args, kwargs), result)
+            return result
+        if self.departures:
+            came = self.departures.of((args, kwargs))
+            if came is not None and came[0] != DETACH:  # which is to be a constant
+                self._returns(came)
+        if not torch.is_grad_enabled():
+            how, where = gradless(self.where()), self.where()
+            result = self.meet(call)
+            self.departures.leave(how, where, result)
+            return result
         return self.meet(call)
 
     def meet(self, call: Call) -> Any:
@@ -169,6 +192,19 @@ class RelevancePass(TorchFunctionMode):
                 return "(outside the network)"
             frame = frame.f_back
 
+    def current(self, value: Any) -> Any:
+        """Return a tensor, or what holds some, with what in-place calls of the model made of it."""
+        if not self._replaced:
+            return value
+        if isinstance(value, dict):
+            return type(value)((key, self.current(item)) for key, item in value.items())
+        with torch._C.DisableTorchFunction():  # the pass may be on
+            return self._prepare(value)
+
+    def departed(self, output: Any) -> tuple[str, str] | None:
+        """Return how and where what the network gave left autograd, if it did and that is known."""
+        return self.departures.of(output) or self.departures.copied
+
     # -- gates, folds -------------------------------------------------------------------------
 
     def mark_gate(self, tensor: Tensor, kind: str) -> Tensor:
@@ -201,6 +237,10 @@ class RelevancePass(TorchFunctionMode):
                 f"the rule {type(rule).__name__} holds for the layer that reads the image, which "
                 f"'{account.where}' is not: give it as `first` of the rule set"
             )
+        if rule.of_input:  # R goes the rest of the way by itself, when all else has gone back
+            account.read = x
+            x = x.detach().requires_grad_()
+            self.ledger.read.append(x)
         return self._propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
 
     def fold(
@@ -217,7 +257,7 @@ class RelevancePass(TorchFunctionMode):
         if made is None or made.merge is None or made.account is None:
             return None
         rule, x, operator = made.merge
-        account = Account(self.ledger, self.where())
+        account = Account(self.ledger, self.where(), read=made.account.read)
         self.merged[made.account.where] = account.where
         return self._propagate(rule, x, operator.folded(scale, shift), output, account)
 
@@ -279,14 +319,33 @@ class RelevancePass(TorchFunctionMode):
         """Put in what in-place calls changed, and take parameters out of autograd's sight."""
         if isinstance(value, Tensor):
             if self._replaced:
-                while (entry := self._replaced.get(id(value))) and entry[0]() is value:
-                    value = entry[1]
+                value = self._current(value)
             if isinstance(value, nn.Parameter) and value.requires_grad:
                 return value.detach()
             return value
         if type(value) in (tuple, list):
             return type(value)(self._prepare(item) for item in value)
         return value
+
+    def _current(self, value: Tensor) -> Tensor:
+        """Return what in-place calls on a tensor, or on what it is a view of, made of it."""
+        while (entry := self._replaced.get(id(value))) and entry[0]() is value:
+            value = entry[1]
+        base = value._base
+        if base is not None and (entry := self._replaced.get(id(base))) and entry[0]() is base:
+            whole = self._whole(base)
+            start = value.storage_offset() - base.storage_offset() + whole.storage_offset()
+            value = whole.as_strided(value.shape, value.stride(), start)
+        return value
+
+    def _whole(self, base: Tensor) -> Tensor:
+        """Return what became of a tensor that others are views of, laid out as it was."""
+        whole = self._current(base)
+        if whole.stride() == base.stride():
+            return whole
+        return torch.empty_strided(
+            base.shape, base.stride(), dtype=base.dtype, device=base.device
+        ).copy_(whole)
 
     def _count_readers(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -315,7 +374,7 @@ class RelevancePass(TorchFunctionMode):
             call.kwargs = call.kwargs | {"inplace": False}
         elif name == "__setitem__":
             call.name = "setitem"
-        elif name.endswith("_") and not name.endswith("__"):
+        elif _in_place(name):
             plain = name[:-1]
             for home in (torch.Tensor, torch, torch.nn.functional):
                 if hasattr(home, plain):
@@ -327,12 +386,17 @@ class RelevancePass(TorchFunctionMode):
         else:
             return None
         changed: Tensor = target
-        if changed._is_view() and "inplace" not in call.kwargs:
-            # The base of the view will not see the change. Say so rather than be silently wrong.
-            self._report(f"{name} on a view")
         return changed
 
     def _replace(self, target: Tensor, result: Tensor) -> None:
+        base = target._base
+        if result._base is target or (base is not None and result._base is base):
+            return  # the same values, as of dropout
+        if base is not None:  # what this is a view of changes, and with it all other views of it
+            whole = self._whole(base).clone()  # laid out alike
+            start = target.storage_offset() - base.storage_offset()
+            whole.as_strided(target.shape, target.stride(), start).copy_(result)
+            target, result = base, whole
         key = id(target)
         forget = weakref.ref(target, lambda _: self._replaced.pop(key, None))
         self._replaced[key] = (forget, result)
@@ -344,6 +408,20 @@ class RelevancePass(TorchFunctionMode):
                 f"no relevance rule for '{name}' (in module '{where}'): register one with "
                 "@register_operator, or run without strict to use its gradient"
             )
+        self._enter(name, where)
+
+    def _returns(self, came: tuple[str, str] | None) -> None:
+        """Name what left autograd and comes back as a constant."""
+        if came is None:
+            return
+        if self.strict:
+            raise DebrideError(
+                f"the module '{came[1]}' leaves autograd by {came[0]}, through which no relevance "
+                "passes: take that out of its forward, or run without strict to hold it constant"
+            )
+        self._enter(*came)
+
+    def _enter(self, name: str, where: str) -> None:
         places = self.unknown.setdefault(name, [])
         if where not in places:
             places.append(where)
@@ -362,6 +440,13 @@ class GradientPass(RelevancePass):
             result = call.args[0].clone()
             result[call.args[1]] = call.args[2]
             return result
+        if call.name == "batch_norm" and not call.argument(5, "training", False):
+            variance, weight = call.argument(2, "running_var"), call.argument(3, "weight")
+            scale = (variance + call.argument(7, "eps", 1e-5)).rsqrt()
+            plain = call.with_argument(0, "input", call.argument(0, "input").detach())
+            return affine(
+                call.argument(0, "input"), scale if weight is None else scale * weight, plain
+            )
         return call()
 
 
@@ -378,6 +463,10 @@ class _CountingPass(GradientPass):
         result = super().apply(call)
         self.layers += call.name in LINEAR_OPERATORS
         return result
+
+
+def _in_place(name: str) -> bool:
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _active(values: Iterable[Any]) -> bool:

@@ -17,7 +17,9 @@ def on_relevance(tensor: Tensor, enter: Callable[[Tensor], None]) -> None:
     """
 
     def meet(c: Tensor | None) -> None:
-        if c is not None:  # one of several outputs, and nothing read it
+        # None: one of several outputs, and nothing read it. With gradients on, R itself is moved
+        # from the first layer to the image (see `tracing`), which is no part of the account.
+        if c is not None and not torch.is_grad_enabled():
             enter(c)
 
     tensor.register_hook(meet)  # type: ignore[no-untyped-call]
@@ -38,6 +40,8 @@ class Ledger:
     reached: dict[str, Tensor] = field(default_factory=dict)
     at_input: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """What the first layer read and its R, where that cannot travel as c (flat, w², z^B)."""
+    read: list[Tensor] = field(default_factory=list)
+    """The same, cut off from the image: the pass back ends there."""
 
     def absorb(self, where: str, amount: Tensor) -> None:
         """Enter what a constant absorbed."""
@@ -114,15 +118,19 @@ class Account:
     where : str
     after : str or None
         The activation function that reads the operator's output, where there is one.
+    read : Tensor or None
+        What the layer read of the image, with its graph, where its rule holds there only.
     """
 
     ledger: Ledger
     where: str
     after: str | None = None
+    read: Tensor | None = None
 
-    def reach_input(self, x: Tensor, relevance: Tensor) -> None:
+    def reach_input(self, relevance: Tensor) -> None:
         """Enter relevance of the input itself."""
-        self.ledger.reach_input(self.where, x, relevance)
+        assert self.read is not None
+        self.ledger.reach_input(self.where, self.read, relevance)
 
     def lose(self, amount: Tensor) -> None:
         """Enter what the rule did not pass on."""

@@ -88,7 +88,7 @@ class _Propagate(torch.autograd.Function):
             x = ctx.make(x, *more)
         back = ctx.rule.back(x, y, c, ctx.operator, ctx.account)
         if ctx.rule.of_input:
-            ctx.account.reach_input(x, back)
+            ctx.account.reach_input(back)
             back = torch.zeros_like(x)
         return back, None, None, None, None, None
 
