@@ -14,6 +14,12 @@ from debride.errors import DebrideError
 UNFINISHED = "resume.safetensors"
 """The file that an unfinished training is kept in."""
 
+UNFINISHED_POINTS = "unfinished"
+"""The folder that the steps of an unfinished pruning are kept in."""
+
+POINTS = "points"
+"""The folder that all networks of a finished search are kept in."""
+
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write a file under a temporary name beside `path`, then rename it.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from debride.data.preprocessing import Preprocessing
     from debride.evidence.evidence import Evidence
     from debride.opening import Job
-    from debride.pruning import StepRecord
+    from debride.planning.search import StepRecord
 
 LISTED = 20
 """Names of unreadable images that are shown, at most."""

@@ -23,9 +23,9 @@ from debride.files import UNFINISHED
 from debride.opening import Job, open_job
 from debride.planning.make import check_members
 from debride.planning.plan import Plan
+from debride.planning.search import StepRecord
 from debride.progress import track
 from debride.provenance import Stopwatch
-from debride.pruning import StepRecord
 from debride.pruning import prune as cut_in_steps
 from debride.recovery import begin
 from debride.relevance.rules import rule_set
