@@ -140,8 +140,10 @@ class Points:
                 self._state.layouts[record.step] = write_tensors(model, temporary)
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-                temporary.replace(self.folder / f"{name}.safetensors")
                 write_atomic(self.folder / f"{name}.json", plan().to_json())
+                # safetensors writes for the owner alone; the folder has one way of reading
+                temporary.chmod((self.folder / f"{name}.json").stat().st_mode)
+                temporary.replace(self.folder / f"{name}.safetensors")
             self._write()
         except OSError as error:
             raise DebrideError(
@@ -258,12 +260,16 @@ def _read_point(
 
 def _same_settings(folder: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     different = [
-        f"{name} {kept.get(name)} instead of {value}"
+        f"{name} {_said(kept.get(name))} instead of {_said(value)}"
         for name, value in given.items()
         if kept.get(name) != value
     ]
     if different:
         raise _other(folder, ", ".join(different))
+
+
+def _said(value: Any) -> str:
+    return "left out" if value is None else str(value)
 
 
 def _other(folder: Path, what: str) -> DebrideError:

@@ -251,7 +251,7 @@ def prune(
            else {**asdict(floors), "metric": judge.measure}),
     }  # fmt: skip
     points = Points(
-        original, whole, {**(recorded or {}), **settings},
+        original, whole, {**settings, **(recorded or {})},
         None if folder is None else Path(folder), keep_all=floors is not None,
     )  # fmt: skip
     walk: Descent | Search = Descent(kept, steps)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib.resources
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from debride.artifact.manifest import Manifest, read_json, read_manifest, read_t
 from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.files import UNFINISHED, staged_folder
+from debride.files import POINTS, UNFINISHED, UNFINISHED_POINTS, staged_folder
 from debride.models.outputs import Task, logits, probabilities, task_of
 from debride.models.spec import CUSTOM, ModelSpec, build
 from debride.planning.plan import Plan
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 _OURS = {
+    "curve.csv",
+    "curve.svg",
     "evidence.json",
     "heatmaps.safetensors",
     "model.json",
@@ -40,7 +43,9 @@ _OURS = {
     "predict.py",
     "report.html",
     "run.json",
+    POINTS,
     UNFINISHED,
+    UNFINISHED_POINTS,
     WEIGHTS,
 }
 
@@ -103,6 +108,8 @@ def write_bundle(
     run: Mapping[str, Any],
     evidence: Evidence | None = None,
     report_html: str | None = None,
+    texts: Mapping[str, str] | None = None,
+    points: Path | None = None,
 ) -> None:
     """Write a network into a folder, which takes the place of an earlier one at once.
 
@@ -110,6 +117,10 @@ def write_bundle(
     ----------
     spec
         How to build the network before `plan` is applied; None for the user's own.
+    texts
+        Further files and what is in them.
+    points
+        Folder of the networks that a search visited; it may be the one that is replaced.
 
     Raises
     ------
@@ -137,6 +148,10 @@ def write_bundle(
         )
         _write_json(stage / "model.json", manifest.model_dump(mode="json"))
         _write_findings(stage, run, evidence, report_html)
+        for name, text in (texts or {}).items():
+            (stage / name).write_text(text, encoding="utf-8")
+        if points is not None:
+            shutil.copytree(points, stage / POINTS, copy_function=_link)
         # safetensors writes for the owner alone; the folder has one way of reading.
         (stage / WEIGHTS).chmod((stage / "run.json").stat().st_mode)
         if spec is not None and preprocessing is not None:
@@ -342,6 +357,14 @@ def _foreign(folder: Path) -> list[Path]:
             f"'{folder}' holds something that is not Debride's: give a new folder to write to"
         )
     return foreign
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name where the disk can, as the networks of a search are large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _copy(entries: Sequence[Path], folder: Path) -> None:

@@ -121,7 +121,8 @@ class Search:
 
     def chosen(self, points: Sequence[StepRecord]) -> StepRecord:
         """Return the smallest network among the good ones."""
-        return min((point for point in points if point.good), key=lambda point: point.macs_kept)
+        good = (point for point in points if point.good)
+        return min(good, key=lambda point: (point.macs_kept, -point.step))
 
 
 @dataclass(frozen=True)
