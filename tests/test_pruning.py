@@ -13,7 +13,7 @@ from debride.errors import DebrideError
 from debride.models.outputs import logits
 from debride.planning.costs import measure
 from debride.pruning import StepRecord
-from debride.recovery import recalibrate
+from debride.recovery import begin, recalibrate
 from debride.validation import Validation
 from planning import toys
 
@@ -62,11 +62,14 @@ def test_the_budget_is_reached_in_steps() -> None:
     assert seen[-1].units_kept == pytest.approx(small.plan.units_kept, abs=1e-12)
 
 
-def test_one_step_is_the_plan_applied_and_recalibrated_where_that_is_nearer() -> None:
-    small = prune(_net(), DATA, DATA, steps=1, evidence=False)
+@pytest.mark.parametrize("recovery", ["batchnorm", "mean", "least_squares"])
+def test_one_step_is_the_plan_applied_and_repaired_where_that_is_nearer(recovery: str) -> None:
+    small = prune(_net(), DATA, DATA, steps=1, recovery=recovery, evidence=False)
     judge = Validation(_net(), DATA, None, torch.device("cpu"))
     plain = apply(_net(), small.plan)
-    tried = [recalibrate(copy.deepcopy(plain), DATA), plain]
+    repaired = copy.deepcopy(plain)
+    begin(recovery, _net(), small.plan.groups, DATA)(repaired, small.plan.groups)
+    tried = [repaired, recalibrate(copy.deepcopy(plain), DATA), plain]
     expected = min(tried, key=lambda model: judge.divergence(judge.outputs(model)))
     assert small.model.state_dict().keys() == expected.state_dict().keys()
     for key, value in expected.state_dict().items():

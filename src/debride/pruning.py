@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,7 @@ from debride.planning.plan import Plan, PlannedGroup
 from debride.planning.ranking import RANKINGS, check_ranking, ranked_together
 from debride.planning.search import Curve, Descent, Search, StepRecord, read_floor
 from debride.points import Points
-from debride.recovery import begin, check_recovery
+from debride.recovery import begin, check_recovery, tries
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
 from debride.validation import Validation
@@ -242,7 +243,9 @@ def prune(
 
     judge = Validation(original, validation, task, place, metric)
     names = (normalise,) if normalise else CANDIDATES[ranking]
-    names = names if floors is None else names[-1:]
+    mended = tries(recovery)
+    if floors is not None:  # a search has no time for all
+        names, mended = names[-1:], mended[-1:]
     settings: dict[str, Any] = {
         "criterion": criterion, "rules": rules, "steps": steps, "ranking": ranking,
         "normalise": normalise, "floor": floor, "round_to": round_to, "protect": list(protect),
@@ -260,7 +263,7 @@ def prune(
         walk = Search(lowest_share(whole, goal.cost, limits), 0.5 ** (1 / steps))
         with _timed(points.seconds, "attribution"):
             drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
-    repair = begin(recovery, original, whole, repair_data, device=place)
+    repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
 
     def add(record: StepRecord, model: nn.Module, cut: tuple[PlannedGroup, ...]) -> None:
         made_by = {**settings, "step": record.step}
@@ -278,20 +281,19 @@ def prune(
         before_cut: tuple[PlannedGroup, ...],
         name: str | None,
         cut: tuple[PlannedGroup, ...],
-    ) -> _Candidate:
+    ) -> Iterator[_Candidate]:
         smaller = copy.deepcopy(model)
         narrow(smaller, cut, before_cut)
         outputs = judge.outputs(smaller)
         before = judge.metric(outputs)
-        plain = _Candidate(judge.divergence(outputs), smaller, cut, name, before, before, outputs)
-        if recovery in (None, "none"):
-            return plain
-        repaired = copy.deepcopy(smaller)
-        repair(repaired, cut)
-        outputs = judge.outputs(repaired)
-        after = judge.metric(outputs)
-        mended = _Candidate(judge.divergence(outputs), repaired, cut, name, before, after, outputs)
-        return min(mended, plain, key=_distance)
+        yield _Candidate(judge.divergence(outputs), smaller, cut, name, before, before, outputs)
+        for repair in repairs:
+            repaired = copy.deepcopy(smaller)
+            repair(repaired, cut)
+            outputs = judge.outputs(repaired)
+            after = judge.metric(outputs)
+            distance = judge.divergence(outputs)
+            yield _Candidate(distance, repaired, cut, name, before, after, outputs)
 
     scored: tuple[int, Scores] | None = None
     while (move := walk.next(points.records)) is not None:
@@ -312,7 +314,7 @@ def prune(
             for name in names
         }  # fmt: skip
         tried = (attempt(current, groups, name, cut) for name, cut in cuts.items())
-        nearest = min(tried, key=_distance)
+        nearest = min(itertools.chain.from_iterable(tried), key=_distance)
         removed = np.array([len(group.removed) for group in nearest.groups], dtype=np.float64)
         shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
         record = StepRecord(

@@ -2,6 +2,12 @@
 
 from debride.recovery import batchnorm, least_squares  # noqa: F401  (they register themselves)
 from debride.recovery.batchnorm import recalibrate
-from debride.recovery.registry import begin, check_recovery, recovery_names, register_recovery
+from debride.recovery.registry import (
+    begin,
+    check_recovery,
+    recovery_names,
+    register_recovery,
+    tries,
+)
 
-__all__ = ["begin", "check_recovery", "recalibrate", "recovery_names", "register_recovery"]
+__all__ = ["begin", "check_recovery", "recalibrate", "recovery_names", "register_recovery", "tries"]

@@ -44,6 +44,19 @@ def check_recovery(name: str | None) -> None:
         raise DebrideError(f"no recovery '{name}': {hint}")
 
 
+def tries(name: str | None) -> tuple[str, ...]:
+    """Return the recoveries that a step tries: the one named, and plain recalibration beside it.
+
+    Examples
+    --------
+    >>> tries("least_squares"), tries("batchnorm"), tries("none")
+    (('batchnorm', 'least_squares'), ('batchnorm',), ())
+    """
+    if name is None or name == "none":
+        return ()
+    return tuple(dict.fromkeys(("batchnorm", name)))
+
+
 def begin(
     name: str | None,
     original: nn.Module,

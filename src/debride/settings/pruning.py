@@ -187,8 +187,9 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
     )
     recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "batchnorm",
-        "batchnorm: after each cut, measure the batch-norm statistics anew on up to 1024 "
-        "training images, without labels; or none.",
+        "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
+        "batch-norm statistics anew; mean also corrects biases; least_squares also refits the "
+        "layers that lost inputs; or none.",
         panel="Cutting",
         metavar="NAME",
     )
@@ -261,8 +262,9 @@ class ApplySettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
     plan: Path = option(..., "The plan.json to apply.", panel="Cutting", metavar="FILE")
     recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "batchnorm",
-        "batchnorm: after the cut, measure the batch-norm statistics anew on up to 1024 "
-        "training images, without labels; or none.",
+        "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
+        "batch-norm statistics anew; mean also corrects biases; least_squares also refits the "
+        "layers that lost inputs; or none.",
         panel="Cutting",
         metavar="NAME",
     )
