@@ -172,7 +172,7 @@ def prune(
         See `debride.planning.ranking`. By default each step of a global ranking tries
         ``"share_width"`` and ``"share_width_rank"`` and keeps the one whose outputs on the
         validation images are nearer to the original's; their labels have no part in it. A search
-        has no time for both and takes the second.
+        has no time for both: it takes the second, and plain or repaired by `recovery` alone.
     floor : float
         Fraction of its units that every group keeps at least.
     round_to : int

@@ -14,7 +14,7 @@ from debride.errors import DebrideError
 RESOLUTION = 0.01
 """A search ends when the last good and the first bad point are so near, in shares of the MACs."""
 
-MOST_HALVINGS = 6
+MOST_HALVINGS = 4
 """Points tried between the last good and the first bad one, at most."""
 
 
