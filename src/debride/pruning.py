@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from debride.points import Points
 from debride.recovery import begin, check_recovery, tries
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
+from debride.timing import stopwatch
 from debride.validation import Validation
 
 STEPS = 8
@@ -257,11 +257,12 @@ def prune(
         original, whole, {**settings, **(recorded or {})},
         None if folder is None else Path(folder), keep_all=floors is not None,
     )  # fmt: skip
+    now = stopwatch(place)
     walk: Descent | Search = Descent(kept, steps)
     drift: Drift | None = None
     if floors is not None:
         walk = Search(lowest_share(whole, goal.cost, limits), 0.5 ** (1 / steps))
-        with _timed(points.seconds, "attribution"):
+        with _timed(now, points.seconds, "attribution"):
             drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
     repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
 
@@ -297,10 +298,10 @@ def prune(
 
     scored: tuple[int, Scores] | None = None
     while (move := walk.next(points.records)) is not None:
-        begun = time.perf_counter()
+        begun = now() - points.seconds.get("attribution", 0.0)
         current, groups = points.network(move.start)
         if scored is None or scored[0] != move.start:
-            with _timed(points.seconds, "attribution"):
+            with _timed(now, points.seconds, "attribution"):
                 scores = score(
                     current, reference, criterion=criterion, rules=rules, groups=groups,
                     seed=seed + move.start + 1, device=place,
@@ -328,12 +329,12 @@ def prune(
             start=move.start,
         )
         if floors is not None and drift is not None:
-            with _timed(points.seconds, "attribution"):
+            with _timed(now, points.seconds, "attribution"):
                 drifted = drift(nearest.model)
             bound = judge.drop_bound(nearest.outputs, confidence)
             good = floors.holds(bound, drifted)
             record = replace(record, drop_bound=bound, drift=drifted, good=good)
-        spent = time.perf_counter() - begun
+        spent = now() - points.seconds["attribution"] - begun
         points.seconds["search"] = points.seconds.get("search", 0.0) + spent
         add(record, nearest.model, nearest.groups)
         on_step(record)
@@ -361,10 +362,10 @@ def prune(
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    begun = time.perf_counter()
+def _timed(now: Callable[[], float], seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = now()
     yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
+    seconds[name] = seconds.get(name, 0.0) + now() - begun
 
 
 def _first_images(data: Iterable[Any]) -> Tensor:

@@ -199,7 +199,7 @@ def show_step(record: StepRecord) -> None:
 
 def _demanded(record: StepRecord) -> str:
     held = "kept" if record.good else "broken"
-    return f"down by at most {record.drop_bound:.3f}, drift {record.drift:.3f}: floor {held}"
+    return f"down by at most {record.drop_bound:.4f}, drift {record.drift:.3f}: floor {held}"
 
 
 def show_curve(curve: Curve) -> None:
@@ -210,11 +210,11 @@ def show_curve(curve: Curve) -> None:
         f"step {chosen.step} of {plural(len(curve.points) - 1, 'network')} visited: "
         f"{chosen.macs_kept:.1%} of the MACs; {_demanded(chosen)}",
     )
-    seconds = curve.seconds
+    one, attributions = (curve.seconds[name] for name in ("evaluation", "attribution"))
     say(
         "search",
-        f"{curve.evaluations:.1f} × one evaluation of the validation images "
-        f"({seconds['evaluation']:.1f} s), and {duration(seconds['attribution'])} of attributions",
+        f"{curve.evaluations:.1f} × one evaluation of the validation images ({one:.1f} s of "
+        f"computing), and {duration(attributions)} of attributions",
     )
 
 

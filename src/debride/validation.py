@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from debride.errors import DebrideError
 from debride.metrics import drop_bound, measure, read_metric
 from debride.models.outputs import Task, logits
 from debride.models.state import undisturbed
+from debride.timing import stopwatch
 
 
 class Validation:
@@ -42,9 +42,10 @@ class Validation:
         metric: str | None = None,
     ) -> None:
         self.data, self.device = data, device
-        begin = time.perf_counter()
+        now = stopwatch(device)
+        begin = now()
         self.original, self.labels = self._run(model)
-        self.seconds = time.perf_counter() - begin
+        self.seconds = now() - begin
         if task is None:
             multilabel = self.labels.ndim == 2 and self.labels.shape[1] > 1
             task = "multilabel" if multilabel else "multiclass"

@@ -154,7 +154,7 @@ class Floor:
         found = []
         if self.max_drop is not None:
             found.append(
-                f"{metric} may be down by {nearest.drop_bound:.3f} (allowed: {self.max_drop}, at "
+                f"{metric} may be down by {nearest.drop_bound:.4f} (allowed: {self.max_drop}, at "
                 f"confidence {self.confidence} with {images} validation images)"
             )
         if self.max_drift is not None:
@@ -208,7 +208,7 @@ class Curve:
     floor : Floor
     seconds : mapping
         ``"evaluation"`` (one, of the original on the validation images), ``"attribution"``
-        (scores and heatmaps) and ``"search"`` (all of it).
+        (scores and heatmaps) and ``"search"`` (all the rest); on the CPU as this process computed.
     """
 
     points: tuple[StepRecord, ...]
@@ -220,8 +220,7 @@ class Curve:
     @property
     def evaluations(self) -> float:
         """Time of the search without attributions, in evaluations of the original."""
-        spent = self.seconds["search"] - self.seconds["attribution"]
-        return spent / self.seconds["evaluation"]
+        return self.seconds["search"] / self.seconds["evaluation"]
 
     def at(self, macs: float) -> StepRecord:
         """Return the largest visited network of at most this share of the MACs.
