@@ -29,6 +29,7 @@ import debride
 from debride.errors import DebrideError
 from debride.files import write_atomic
 from debride.planning.costs import measure
+from debride.planning.groups import find_groups
 from debride.timing import take_turns
 
 HERE = Path(__file__).parent
@@ -93,7 +94,8 @@ def _run(case: Case, results: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     model = case.make().eval()
     image = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(0))
-    scores = debride.score(model, [image], criterion="random")
+    groups = find_groups(model, image).groups
+    scores = debride.score(model, [image], criterion="random", groups=groups)
     for kind, shares in BUDGETS.items():
         for share in shares:
             key = f"{case.name} | {kind} {share}"
@@ -101,7 +103,13 @@ def _run(case: Case, results: dict[str, Any]) -> dict[str, Any]:
                 continue
             try:
                 plan = debride.plan(
-                    model, scores, image, round_to=case.round_to, floor=0.01, **{kind: share}
+                    model,
+                    scores,
+                    image,
+                    groups=groups,
+                    round_to=case.round_to,
+                    floor=0.01,
+                    **{kind: share},
                 )
             except DebrideError as error:
                 results[key] = {"refused": str(error)}

@@ -13,7 +13,7 @@ import torch
 import debride
 from debride import prune
 from debride.errors import DebrideError
-from debride.files import UNFINISHED_POINTS
+from debride.files import POINTS, UNFINISHED_POINTS
 from debride.planning.search import StepRecord
 from debride.points import check_points, read_point
 from debride.pruning import Pruned
@@ -62,6 +62,8 @@ def test_an_interrupted_pruning_ends_as_if_it_had_not_been(
     _same(again, whole)
     debride.save(again, tmp_path)
     assert not (tmp_path / UNFINISHED_POINTS).exists()
+    assert (tmp_path / POINTS / "state.json").exists() == (goal == "search")
+    assert (tmp_path / "curve.csv").exists() == (goal == "search")
 
 
 def test_a_budget_keeps_one_network_and_a_search_keeps_all(tmp_path: Path) -> None:

@@ -107,6 +107,14 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name where the disk can, so that large ones are not stored twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import importlib.resources
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from debride.artifact.manifest import Manifest, read_json, read_manifest, read_t
 from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.files import POINTS, UNFINISHED, UNFINISHED_POINTS, staged_folder
+from debride.files import POINTS, UNFINISHED, UNFINISHED_POINTS, link_or_copy, staged_folder
 from debride.models.outputs import Task, logits, probabilities, task_of
 from debride.models.spec import CUSTOM, ModelSpec, build
 from debride.planning.plan import Plan
@@ -151,7 +150,7 @@ def write_bundle(
         for name, text in (texts or {}).items():
             (stage / name).write_text(text, encoding="utf-8")
         if points is not None:
-            shutil.copytree(points, stage / POINTS, copy_function=_link)
+            shutil.copytree(points, stage / POINTS, copy_function=link_or_copy)
         # safetensors writes for the owner alone; the folder has one way of reading.
         (stage / WEIGHTS).chmod((stage / "run.json").stat().st_mode)
         if spec is not None and preprocessing is not None:
@@ -254,6 +253,9 @@ def save(pruned: Pruned, folder: str | Path) -> None:
         "settings": dict(pruned.settings),
         "history": [dataclasses.asdict(record) for record in pruned.history],
     }
+    visited = Path(folder) / UNFINISHED_POINTS
+    if pruned.curve is not None:
+        run["curve"] = pruned.curve.to_dict()
     write_bundle(
         folder,
         pruned.model,
@@ -264,6 +266,8 @@ def save(pruned: Pruned, folder: str | Path) -> None:
         plan=pruned.plan,
         run=run,
         evidence=evidence,
+        texts=None if pruned.curve is None else {"curve.csv": pruned.curve.to_csv()},
+        points=visited if pruned.curve is not None and visited.is_dir() else None,
     )
 
 
@@ -357,14 +361,6 @@ def _foreign(folder: Path) -> list[Path]:
             f"'{folder}' holds something that is not Debride's: give a new folder to write to"
         )
     return foreign
-
-
-def _link(source: str, target: str) -> None:
-    """Give a file a second name where the disk can, as the networks of a search are large."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _copy(entries: Sequence[Path], folder: Path) -> None:
