@@ -228,9 +228,9 @@ def table_cost(path: str | Path, model: nn.Module, groups: Sequence[Group]) -> C
     taken = np.zeros((2, len(names), len(groups)))
     for column, group in enumerate(groups):
         for member in group.members:
-            if member.module in layers:
+            if member.module in layers and member.side in _SIDES:
                 side = _SIDES.index(member.side)
-                taken[side, names.index(member.module), column] += member.block
+                taken[side, names.index(member.module), column] += len(member.positions([0]))
 
     def cost(removed: npt.NDArray[np.float64]) -> float:
         inputs, outputs = whole - taken @ removed
