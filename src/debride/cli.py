@@ -25,6 +25,8 @@ from debride.settings import (
     DoctorSettings,
     EvaluateSettings,
     ExplainSettings,
+    ExportSettings,
+    InspectSettings,
     PruneSettings,
     ReportSettings,
     TrainSettings,
@@ -126,6 +128,18 @@ def doctor(settings: DoctorSettings) -> None:
 
 
 @command(
+    InspectSettings,
+    "Start here",
+    epilog="Example: debride inspect --model timm:vit_tiny_patch16_224 --out groups.json",
+)
+def inspect(settings: InspectSettings) -> None:
+    """List what of a network can be cut, what that costs, and what is left alone and why."""
+    from debride.inspecting import run
+
+    run(settings)
+
+
+@command(
     TrainSettings,
     "Work",
     epilog="Example: debride train --data scans/ --model torchvision:resnet18 "
@@ -166,6 +180,18 @@ def apply(settings: ApplySettings) -> None:
 
 
 @command(
+    ExportSettings,
+    "Work",
+    epilog="Example: debride export --model runs/half --data scans/ --int8 --out half.onnx",
+)
+def export(settings: ExportSettings) -> None:
+    """Write a network as ONNX, compared with PyTorch on real images; also in int8."""
+    from debride.exporting import export as work
+
+    work(settings)
+
+
+@command(
     EvaluateSettings,
     "Look",
     epilog="Example: debride evaluate --model runs/half --original runs/base --data scans/",
@@ -189,6 +215,62 @@ def explain(settings: ExplainSettings) -> None:
 
     if not work(settings):
         raise typer.Exit(1)
+
+
+plans = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(
+    plans,
+    name="plan",
+    help="Look at a plan, compare two, or print the form that plans have.",
+    rich_help_panel="Look",
+)
+_PLAN = "a plan.json, or the folder of a run."
+_Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@plans.command("show", epilog="Example: debride plan show runs/half --picture half.svg")
+def _plan_show(
+    plan: Annotated[Path, typer.Argument(help=f"The plan: {_PLAN}", metavar="PLAN")],
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw it too: a file that ends in .png, .svg or .pdf.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    debug: _Debug = False,
+) -> None:
+    """Print what a plan keeps of every layer, as a table and as bars."""
+    from debride.reviewing import show
+
+    show(plan, picture)
+
+
+@plans.command("diff", epilog="Example: debride plan diff runs/half runs/half-magnitude")
+def _plan_diff(
+    a: Annotated[Path, typer.Argument(help=f"One plan: {_PLAN}", metavar="A")],
+    b: Annotated[Path, typer.Argument(help=f"The other: {_PLAN}", metavar="B")],
+    debug: _Debug = False,
+) -> None:
+    """Print what each of two plans keeps that the other does not."""
+    from debride.reviewing import diff
+
+    diff(a, b)
+
+
+@plans.command("schema", epilog="Example: debride plan schema --out plan.schema.json")
+def _plan_schema(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A file instead of the screen.", metavar="FILE", show_default=False),
+    ] = None,
+    debug: _Debug = False,
+) -> None:
+    """Print the JSON Schema of a plan file."""
+    from debride.reviewing import schema
+
+    schema(out)
 
 
 @command(ReportSettings, "Look", epilog="Example: debride report --run runs/half")
@@ -217,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of Typer's
-            return _fail(_usage(error), 2)
+            # no message: a bare command, whose help was shown
+            return _fail(_usage(error), 2) if error.format_message() else 2
         if "--debug" in given:
             Console(stderr=True).print_exception(suppress=[typer])
         if isinstance(error, DebrideError):

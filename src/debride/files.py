@@ -94,6 +94,8 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
         raise DebrideError(f"cannot write '{path}': {error.strerror or error}") from error
     try:
         yield stage
+        for file in stage.rglob("*"):
+            _flush(file)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.replace(old)
@@ -113,6 +115,13 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _flush(file: Path) -> None:
+    """Have the disk hold a file's content before its folder gets its name."""
+    if file.is_file() and not file.is_symlink():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def _umask() -> int:

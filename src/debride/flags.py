@@ -22,6 +22,7 @@ PANELS = (
     "Search, instead of a budget",
     "Cutting",
     "Evidence",
+    "Export",
     "Run",
 )
 

@@ -8,7 +8,6 @@ them: whenever the process is killed, the folder holds every finished step.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import nn
 from debride.artifact.tensors import Layout, read_tensors, write_tensors
 from debride.errors import DebrideError
 from debride.files import UNFINISHED_POINTS, write_atomic
-from debride.planning.plan import Plan, PlannedGroup
+from debride.planning.plan import Plan, PlannedGroup, weights_hash
 from debride.planning.search import StepRecord
 from debride.surgery.removal import apply
 
@@ -79,7 +78,7 @@ class Points:
     ) -> None:
         self.original, self.whole, self.keep_all = model, tuple(groups), keep_all
         self.folder = None if folder is None else folder / UNFINISHED_POINTS
-        self._state = _State(json.loads(json.dumps(dict(settings))), _weights(model))
+        self._state = _State(json.loads(json.dumps(dict(settings))), weights_hash(model))
         self._held: dict[int, tuple[nn.Module, tuple[PlannedGroup, ...]]] = {}
         if self.folder is not None and (self.folder / STATE).is_file():
             found = read_state(self.folder)
@@ -210,7 +209,7 @@ def read_point(folder: Path, step: int, original: nn.Module) -> tuple[nn.Module,
         When a file is missing or damaged, or `original` has other weights.
     """
     state = read_state(folder)
-    if state.network != _weights(original):
+    if state.network != weights_hash(original):
         raise DebrideError(
             f"'{folder}' was made from a network of other weights: open it with the --model that "
             "the search was given"
@@ -277,11 +276,3 @@ def _other(folder: Path, what: str) -> DebrideError:
         f"'{folder.parent}' holds an unfinished pruning with {what}: finish it with the settings "
         f"it began with, or delete '{folder}' to start anew"
     )
-
-
-def _weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -145,7 +145,7 @@ def prune(
     validation : iterable
         Re-iterable batches with labels, for the metric after each step.
     criterion : str
-        ``"lrp"``, ``"magnitude"`` or ``"random"``; see `debride.criteria`.
+        A registered criterion such as ``"lrp"``, ``"ig"`` or ``"magnitude"``.
     rules : str
         LRP's rule set.
     macs, params, bytes, latency : float, optional

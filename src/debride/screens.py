@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from debride.data.images import ImageSource
     from debride.data.preprocessing import Preprocessing
     from debride.evidence.evidence import Evidence
-    from debride.opening import Job
+    from debride.opening import Job, Network
     from debride.planning.search import Curve, StepRecord
 
 LISTED = 20
@@ -55,13 +55,17 @@ def warn(text: str) -> None:
 
 def show_job(job: Job) -> None:
     """Say what images, network and preparation a command works with."""
-    network = job.network
     show_source(job.source)
+    show_network(job.network)
+    show_preparation(job.network.preprocessing, job.network.how)
+
+
+def show_network(network: Network) -> None:
+    """Say which network it is, how large, and where its weights come from."""
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     name = network.spec.source if network.spec is not None else type(network.model).__name__
     known = f"{amount(parameters)} parameters, {network.weights}, on {network.device}"
     say("network", f"{name}, {known}")
-    show_preparation(network.preprocessing, network.how)
 
 
 def show_source(source: ImageSource) -> None:

@@ -22,6 +22,7 @@ from debride.evidence import evaluate as measure_evidence
 from debride.files import UNFINISHED_POINTS, check_free
 from debride.metrics import read_metric
 from debride.opening import Job, open_job
+from debride.planning.applying import restated
 from debride.planning.make import check_members
 from debride.planning.plan import Plan
 from debride.planning.search import Curve, StepRecord
@@ -189,7 +190,11 @@ def apply(settings: ApplySettings) -> None:
     screens.show_job(job)
     plan.check(job.network.model)
     example, _ = unpack(next(iter(job.batches("val", batch_size=1))))
-    check_members(job.network.model, plan, example.to(job.network.device))
+    example = example.to(job.network.device)
+    check_members(job.network.model, plan, example)
+    plan, differences = restated(job.network.model, plan, example)
+    for difference in differences:
+        screens.warn(difference)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
     with watch.part("pruning"):

@@ -17,7 +17,7 @@ from debride.planning.goals import goal_of, read_budget
 from debride.planning.groups import find_groups
 from debride.planning.layers import width
 from debride.planning.limits import limits_of
-from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint
+from debride.planning.plan import Group, Plan, PlannedGroup, fingerprint, weights_hash
 from debride.planning.ranking import RANKINGS, check_ranking, ranked_together
 
 
@@ -154,4 +154,5 @@ def finish(
         params=round(cost_model("params", model, groups, example)(removed)),
         bytes=round(stored_bytes(model, groups)(removed)),
     )
+    made_by = {**made_by, "weights": weights_hash(model)}
     return Plan(tuple(groups), fingerprint(model), before, after, made_by)

@@ -1,4 +1,4 @@
-"""The settings of ``debride prune``, ``debride apply`` and ``debride doctor``."""
+"""The settings of ``debride prune``, ``apply``, ``inspect`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from debride.config import Names, flag_of, option
+from debride.config import Names, Words, flag_of, option
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
 
 BUDGETS = ("macs", "params", "bytes", "latency", "ratio")
@@ -29,12 +29,38 @@ class DoctorSettings(NetworkSettings, DataSettings):
     )
 
 
+class InspectSettings(NetworkSettings):
+    """Settings of ``debride inspect``."""
+
+    data: str | None = option(
+        None,
+        "Images, as for prune, for their size, channels and classes; it does without.",
+        panel="Images",
+        metavar="DATA",
+    )
+    classes: Words | None = option(
+        None,
+        "Classes in the order of the network's outputs, comma-separated.",
+        panel="Images",
+        metavar="A,B,...",
+        shown="of --data or --weights, else two",
+    )
+    out: Path | None = option(
+        None,
+        "JSON file for all of it, each group with its layers.",
+        panel="Run",
+        metavar="FILE",
+        shown="only print",
+    )
+
+
 class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
     """Settings of ``debride prune``."""
 
     criterion: str = option(
         "lrp",
-        "What a channel is worth: lrp, magnitude or random.",
+        "What a channel is worth: activation, apoz, bn-scale, dlb, dlb-contrastive, fpgm, hessian, "
+        "ig, lrp, magnitude, magnitude-l1, random or taylor.",
         panel="Cutting",
         metavar="NAME",
     )
