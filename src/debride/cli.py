@@ -16,7 +16,7 @@ from rich.markup import escape
 from debride import __version__
 from debride.config import Settings
 from debride.errors import DebrideError
-from debride.files import UNFINISHED
+from debride.files import UNFINISHED, UNFINISHED_POINTS
 from debride.flags import signature
 from debride.interrupts import orderly_interrupts
 from debride.settings import (
@@ -101,6 +101,12 @@ def _epochs_kept(settings: TrainSettings) -> str:
     return f"the finished epochs are kept in {settings.out}; run the same command again to go on"
 
 
+def _steps_kept(settings: PruneSettings) -> str:
+    if not (settings.out / UNFINISHED_POINTS).exists():
+        return "no step was finished, nothing was written"
+    return f"the finished steps are kept in {settings.out}; run the same command again to go on"
+
+
 @command(DemoSettings, "Start here", epilog="Example: debride demo", interrupted=_demo_kept)
 def demo(settings: DemoSettings) -> None:
     """Train a small network on drawn radiographs, halve it, and show the report (minutes)."""
@@ -151,9 +157,10 @@ def train(settings: TrainSettings) -> None:
     PruneSettings,
     "Work",
     epilog="Example: debride prune --model runs/base --data scans/ --macs 0.5 --out runs/half",
+    interrupted=_steps_kept,
 )
 def prune(settings: PruneSettings) -> None:
-    """Cut a trained network down and show what changed."""
+    """Cut a trained network down and show what changed; run it again after Ctrl-C to go on."""
     from debride.workflow import prune as work
 
     work(settings)

@@ -32,7 +32,7 @@ from debride.artifact.reading import read_json, sha256
 from debride.artifact.tensors import write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.files import UNFINISHED, staged_folder
+from debride.files import POINTS, UNFINISHED, UNFINISHED_POINTS, link_or_copy, staged_folder
 from debride.models.outputs import Task, logits, probabilities
 from debride.models.registry import first_line
 from debride.models.spec import ModelSpec
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from debride.pruning import Pruned
 
 _HASHED: tuple[Hashed, ...] = get_args(Hashed)
-_OURS = {*_HASHED, "predict.py", "report.html", UNFINISHED}
+_OURS = {
+    *_HASHED, "predict.py", "report.html", "curve.csv", "curve.svg", POINTS, UNFINISHED,
+    UNFINISHED_POINTS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def write_bundle(
     run: Mapping[str, Any],
     evidence: Evidence | None = None,
     report_html: str | None = None,
+    texts: Mapping[str, str] | None = None,
+    points: Path | None = None,
 ) -> None:
     """Write a network into a folder, which takes the place of an earlier one at once.
 
@@ -111,6 +116,10 @@ def write_bundle(
     ----------
     spec
         How to build the network before `plan` is applied; None for the user's own.
+    texts
+        Further files and what is in them.
+    points
+        Folder of the networks that a search visited; it may be the one that is replaced.
 
     Raises
     ------
@@ -139,6 +148,10 @@ def write_bundle(
         content = manifest.model_dump(mode="json")
         content["sha256"][MANIFEST] = own_hash(content)
         _write_json(stage / MANIFEST, content)
+        for name, text in (texts or {}).items():
+            (stage / name).write_text(text, encoding="utf-8")
+        if points is not None:
+            shutil.copytree(points, stage / POINTS, copy_function=link_or_copy)
         # safetensors writes for the owner alone; the folder has one way of reading.
         (stage / WEIGHTS).chmod((stage / RUN).stat().st_mode)
         if spec is not None and preprocessing is not None:
@@ -239,6 +252,9 @@ def save(pruned: Pruned, folder: str | Path) -> None:
         "settings": dict(pruned.settings),
         "history": [dataclasses.asdict(record) for record in pruned.history],
     }
+    visited = Path(folder) / UNFINISHED_POINTS
+    if pruned.curve is not None:
+        run["curve"] = pruned.curve.to_dict()
     write_bundle(
         folder,
         pruned.model,
@@ -249,6 +265,8 @@ def save(pruned: Pruned, folder: str | Path) -> None:
         plan=pruned.plan,
         run=run,
         evidence=evidence,
+        texts=None if pruned.curve is None else {"curve.csv": pruned.curve.to_csv()},
+        points=visited if pruned.curve is not None and visited.is_dir() else None,
     )
 
 

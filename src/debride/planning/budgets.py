@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +45,10 @@ class CostModel:
         return self.fixed + float(self.base @ kept)
 
 
-BudgetKind = Callable[[nn.Module, Sequence[Group], Tensor], CostModel]
+Cost = Callable[[Counts], float]
+"""From how many units each group loses (G,) to a cost."""
+
+BudgetKind = Callable[[nn.Module, Sequence[Group], Tensor], Cost]
 
 _BUDGETS: dict[str, BudgetKind] = {}
 
@@ -63,7 +68,7 @@ def budget_names() -> tuple[str, ...]:
     return tuple(_BUDGETS)
 
 
-def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
+def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> Cost:
     """Return how a kind of cost depends on what is cut."""
     if kind not in _BUDGETS:
         close = difflib.get_close_matches(kind, _BUDGETS, n=1)
@@ -90,8 +95,7 @@ def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
     return _product_model(model, groups, sizes)
 
 
-@register_budget("bytes")
-def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
+def stored_bytes(model: nn.Module, groups: Sequence[Group]) -> CostModel:
     """Count bytes of parameters and buffers."""
     sizes = []
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -99,6 +103,21 @@ def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
         owner = name.rpartition(".")[0] if tensor.ndim else ""
         sizes.append((owner, tensor.numel() * tensor.element_size(), tensor.ndim > 1))
     return _product_model(model, groups, sizes)
+
+
+@register_budget("bytes")
+def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
+    """Count bytes of the safetensors file: the tensors, and the header that names them."""
+    stored = stored_bytes(model, groups)
+    entries: dict[str, Any] = {}
+    begin = 0
+    for name, tensor in model.state_dict().items():
+        end = begin + tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    header = len(json.dumps(entries, separators=(",", ":")))
+    return replace(stored, fixed=stored.fixed + 8 + header)
 
 
 @register_budget("ratio")
