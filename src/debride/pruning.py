@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from debride.planning.plan import Plan, PlannedGroup
 from debride.planning.ranking import RANKINGS, check_ranking, ranked_together
 from debride.planning.search import Curve, Descent, Search, StepRecord, read_floor
 from debride.points import Points
-from debride.recovery import begin, check_recovery, tries
+from debride.recovery import Recovery, begin, check_recovery, tries
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
 from debride.timing import stopwatch
@@ -123,7 +123,7 @@ def prune(
     round_to: int = 1,
     protect: Sequence[str] = (),
     latency_table: str | Path | None = None,
-    recovery: str | None = "batchnorm",
+    recovery: str | None = "least_squares",
     recovery_data: Iterable[Any] | None = None,
     task: Task | None = None,
     seed: int = 0,
@@ -184,6 +184,7 @@ def prune(
     recovery : str or None
         What is done after each step: ``"batchnorm"`` recalibrates, ``"mean"`` also corrects
         biases, ``"least_squares"`` also gives readers the weights that best repeat their output.
+        It is kept where the outputs are nearer to the original's with it.
     recovery_data : iterable, optional
         Re-iterable training images for that, without need of labels; `reference` by default.
     task : str, optional
@@ -277,24 +278,28 @@ def prune(
     for record in points.records:
         on_step(record)
 
-    def attempt(
+    def cut_down(
         model: nn.Module,
         before_cut: tuple[PlannedGroup, ...],
         name: str | None,
         cut: tuple[PlannedGroup, ...],
-    ) -> Iterator[_Candidate]:
+    ) -> _Candidate:
         smaller = copy.deepcopy(model)
         narrow(smaller, cut, before_cut)
         outputs = judge.outputs(smaller)
-        before = judge.metric(outputs)
-        yield _Candidate(judge.divergence(outputs), smaller, cut, name, before, before, outputs)
-        for repair in repairs:
-            repaired = copy.deepcopy(smaller)
-            repair(repaired, cut)
-            outputs = judge.outputs(repaired)
-            after = judge.metric(outputs)
-            distance = judge.divergence(outputs)
-            yield _Candidate(distance, repaired, cut, name, before, after, outputs)
+        metric = judge.metric(outputs)
+        distance = judge.divergence(outputs)
+        return _Candidate(distance, smaller, cut, name, metric, metric, outputs)
+
+    def mend(candidate: _Candidate, repair: Recovery) -> _Candidate:
+        repaired = copy.deepcopy(candidate.model)
+        repair(repaired, candidate.groups)
+        outputs = judge.outputs(repaired)
+        mended = replace(
+            candidate, distance=judge.divergence(outputs), model=repaired,
+            after=judge.metric(outputs), outputs=outputs,
+        )  # fmt: skip
+        return min(mended, candidate, key=_distance)
 
     scored: tuple[int, Scores] | None = None
     while (move := walk.next(points.records)) is not None:
@@ -314,8 +319,11 @@ def prune(
             )
             for name in names
         }  # fmt: skip
-        tried = (attempt(current, groups, name, cut) for name, cut in cuts.items())
-        nearest = min(itertools.chain.from_iterable(tried), key=_distance)
+        quick, thorough = repairs[:1], repairs[1:]
+        tried = (cut_down(current, groups, name, cut) for name, cut in cuts.items())
+        # which cut is best shows after the quick repair; only that cut is repaired thoroughly
+        nearest = min((functools.reduce(mend, quick, each) for each in tried), key=_distance)
+        nearest = functools.reduce(mend, thorough, nearest)
         removed = np.array([len(group.removed) for group in nearest.groups], dtype=np.float64)
         shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
         record = StepRecord(

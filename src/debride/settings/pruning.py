@@ -212,10 +212,10 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         ge=1,
     )
     recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
-        "batchnorm",
+        "least_squares",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
         "batch-norm statistics anew; mean also corrects biases; least_squares also refits the "
-        "layers that lost inputs; or none.",
+        "layers that lost inputs; or none. Kept where the outputs are nearer to the original's.",
         panel="Cutting",
         metavar="NAME",
     )
