@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -42,8 +43,10 @@ class Entry:
                 if module.affine:
                     nn.init.uniform_(module.weight, 0.5, 1.5)
                     nn.init.normal_(module.bias, 0, 0.1)
-            elif isinstance(module, nn.Linear) and not module.weight.any():
-                nn.init.normal_(module.weight, std=0.02)  # heads that start at zero
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.endswith("bias") and not parameter.any():
+                    parameter.normal_(std=0.02)  # heads and gains of residuals that start at zero
         return model.eval()
 
     def images(self, count: int = 1, seed: int = 0) -> Tensor:
@@ -53,6 +56,8 @@ class Entry:
 
 
 def _class_map(output: Any) -> Tensor:
+    if isinstance(output, dict):
+        output = output["out"]
     while isinstance(output, list | tuple):
         output = output[0]
     if output.ndim > 4 and output.shape[1] == 1:  # deep supervision stacks its heads
@@ -129,6 +134,58 @@ def _monai() -> list[Entry]:
     return found
 
 
+def _others() -> list[Entry]:
+    """Return what shows operators that the first list has not."""
+    classifiers = (
+        "alexnet squeezenet1_1 shufflenet_v2_x1_0 mnasnet1_0 regnet_x_400mf wide_resnet50_2"
+    )
+    segmenters = "deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large"
+    sizes = {
+        **dict.fromkeys(
+            "resnest14d res2net50_26w_4s nf_resnet50 ghostnet_100 repvgg_a0 hrnet_w18_small dla34 "
+            "xception41 mobilenetv4_conv_small convmixer_768_32 edgenext_xx_small pvt_v2_b0 "
+            "convnextv2_atto gcresnet33ts mambaout_femto starnet_s1 cspresnet50 "
+            "regnetz_b16".split(), 64,
+        ),
+        **dict.fromkeys("poolformer_s12 inception_resnet_v2".split(), 96),
+        **dict.fromkeys("fastvit_t8 vit_small_patch16_dinov3 lambda_resnet26t".split(), 128),
+        **dict.fromkeys(
+            "efficientvit_b0 resmlp_12_224 gmlp_ti16_224 levit_128s tnt_s_patch16_224 "
+            "eva02_tiny_patch14_224 crossvit_tiny_240".split(), 224,
+        ),
+        "crossvit_tiny_240": 240,
+    }  # fmt: skip
+    found = []
+    for name in classifiers.split():
+        make = partial(torchvision.models.get_model, name, weights=None, num_classes=10)
+        found.append(Entry("torchvision, others", name, make, (3, 64, 64)))
+    for name in segmenters.split():
+        make = partial(
+            torchvision.models.get_model, name, weights=None, weights_backbone=None, num_classes=3
+        )
+        found.append(Entry("torchvision, others", name, make, (3, 64, 64), segments=True))
+    for name, size in sizes.items():
+        make = partial(timm.create_model, name, num_classes=10)
+        found.append(Entry("timm, others", name, make, (3, size, size)))
+    volume = (32, 32, 32)
+    medical: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+        "ResNet10": (
+            lambda: nets.resnet10(spatial_dims=3, n_input_channels=1, num_classes=3), False
+        ),
+        "Regressor": (lambda: nets.Regressor((1, *volume), (2,), (8, 16, 32), (2, 2, 2)), False),
+        "SegResNetDS": (lambda: nets.SegResNetDS(3, 8, 1, 2, blocks_down=(1, 1, 1)), True),
+        "BasicUNetPlusPlus": (
+            lambda: nets.BasicUNetPlusPlus(3, 1, 2, features=(8, 8, 16, 32, 32, 8)), True
+        ),
+        "FlexibleUNet": (lambda: nets.FlexibleUNet(1, 2, "efficientnet-b0", spatial_dims=2), True),
+        "HighResNet": (lambda: nets.HighResNet(2, 1, 3), True),
+    }  # fmt: skip
+    for name, (make, segments) in medical.items():
+        shape = {"FlexibleUNet": (1, 64, 64), "HighResNet": (1, 32, 32)}.get(name, (1, *volume))
+        found.append(Entry("MONAI, others", name, make, shape, segments))
+    return found
+
+
 def _huggingface() -> list[Entry]:
     if importlib.util.find_spec("transformers") is None:
         return []
@@ -152,4 +209,4 @@ def _huggingface() -> list[Entry]:
 
 def networks() -> list[Entry]:
     """Return every network of the coverage tables."""
-    return [*_torchvision(), *_timm(), *_monai(), *_huggingface()]
+    return [*_torchvision(), *_timm(), *_monai(), *_huggingface(), *_others()]

@@ -1,12 +1,13 @@
 """Cost of one relevance pass against the network's own forward + backward, in the same run.
 
-    python benchmarks/relevance_speed.py                      # what is missing of the table
-    python benchmarks/relevance_speed.py --only ResNet-50     # this network anew
-    python benchmarks/relevance_speed.py --peers              # zennit and captum beside it
-    python benchmarks/relevance_speed.py --memory             # peak memory, a process each
+    python benchmarks/relevance_speed.py                      # what is missing of the tables
+    python benchmarks/relevance_speed.py --peers              # with zennit and captum beside it
+    python benchmarks/relevance_speed.py --fresh --peers      # all anew
+    python benchmarks/relevance_speed.py --only ResNet-50     # the rows of this network anew
 
 The yardstick is forward + backward to the input, parameters frozen, evaluation mode. Every round
-times each contestant once, in turn; a ratio is the median of the rounds' ratios.
+times each contestant once, in turn; a ratio is that of the fastest rounds. Each row is kept as
+soon as it is measured, so that a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import ctypes
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -29,8 +29,10 @@ import torchvision
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.profiler import ProfilerActivity, profile
 
 from debride.relevance import attribute
+from speed_tables import LIMITS, ZENNIT, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "relevance_speed.json"
@@ -45,17 +47,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: UNet(3, 1, 2, (16, 32, 64, 128), (2, 2, 2), num_res_units=2), (1, 64, 64, 64)
     ),
 }  # fmt: skip
-LIMITS = {
-    "epsilon": 1.3, "attnlrp": 1.3, "epsilon_plus_flat": 1.7, "epsilon_alpha2_beta1_flat": None,
-    "dlb": 2.0,
-}  # fmt: skip
 BATCHES = (1, 8)
-ZENNIT = {"epsilon_plus_flat": "EpsilonPlusFlat", "epsilon_alpha2_beta1_flat":
-          "EpsilonAlpha2Beta1Flat"}  # fmt: skip
-
-
-def limit(rules: str, network: str) -> float | None:
-    return 2.2 if (rules, network) == ("epsilon_plus_flat", "3-D UNet") else LIMITS[rules]
+LEAST, MOST = 3, 9
+"""Rounds: at least, and at most where time allows."""
+PROFILED = (("ResNet-50", 1), ("ResNet-50", 8), ("ViT-B/16", 1))
+KINDS = {
+    "products": ("conv", "mm", "dot_product"),
+    "norms": ("norm",),
+    "pooling": ("pool",),
+    "sums and extremes": ("sum", "mean", "amin", "amax", "any", "all"),
+    "copies": ("copy", "clone", "fill", "empty", "zero", "cat"),
+}
+"""Kinds of torch operators by what their names contain; the others are element-wise."""
 
 
 def prepared(name: str) -> nn.Module:
@@ -115,18 +118,18 @@ def contestants(name: str, batch: int, peers: bool) -> dict[str, Callable[[], ob
     return found
 
 
-def measure(name: str, batch: int, rounds: int, peers: bool) -> dict[str, Any]:
+def measure(name: str, batch: int, limit: float, peers: bool) -> dict[str, Any]:
     runs = contestants(name, batch, peers)
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {key: [] for key in runs}
-    for _ in range(rounds):
+    begin, rounds = time.perf_counter(), 0
+    while rounds < LEAST or (rounds < MOST and time.perf_counter() - begin < limit):
+        rounds += 1
         for key, run in runs.items():
-            times[key].append(seconds(run))
-    ratios = {
-        key: statistics.median(t / o for t, o in zip(taken, times["own"], strict=True))
-        for key, taken in times.items()
-    }
+            if rounds <= LEAST or not key.startswith("zennit"):
+                times[key].append(seconds(run))
+    own_seconds = min(times["own"])
     model, images = prepared(name), pictures(name, batch)
     missing = {
         rules: abs(found.delta) / max(1.0, float(found.output.abs().sum()))
@@ -137,8 +140,8 @@ def measure(name: str, batch: int, rounds: int, peers: bool) -> dict[str, Any]:
         "network": name,
         "batch": batch,
         "rounds": rounds,
-        "own_seconds": statistics.median(times["own"]),
-        "ratios": {key: ratio for key, ratio in ratios.items() if key != "own"},
+        "own_seconds": own_seconds,
+        "ratios": {key: min(t) / own_seconds for key, t in times.items() if key != "own"},
         "missing": missing,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -161,12 +164,12 @@ def conductance() -> dict[str, Any]:
             LayerConductance(model, layer).attribute(image, target=1, n_steps=20)
 
     ours()
-    mine = statistics.median(seconds(ours) for _ in range(3))
+    mine = min(seconds(ours) for _ in range(3))
     return {"layers": len(layers), "steps": 20, "seconds": mine, "captum_seconds": seconds(theirs)}
 
 
-def peak(name: str, batch: int, contestant: str) -> None:
-    """Print how far memory rises above what the process held before, in MiB."""
+def peak(name: str, batch: int, contestant: str) -> float:
+    """Return how far memory rises above what the process held before, in MiB; needs Linux."""
     model, images = prepared(name), pictures(name, batch)
     status = Path("/proc/self/status")
 
@@ -182,163 +185,111 @@ def peak(name: str, batch: int, contestant: str) -> None:
         own(model, images)
     else:
         attribute(model, images, value, rules=contestant)
-    print(read("VmHWM") - before)
+    return read("VmHWM") - before
 
 
-def peaks(name: str, batch: int) -> dict[str, float]:
-    found = {}
+def peaks(name: str, batch: int) -> dict[str, Any]:
+    found: dict[str, float] = {}
     for contestant in ("own", *LIMITS):
+        # A fresh process each: what one leaves behind would hide the rise of the next.
         words = [sys.executable, __file__, "--peak", name, str(batch), contestant]
         said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        found[contestant] = float(said)
-    return {key: value / found["own"] for key, value in found.items() if key != "own"} | {
-        "own_mib": found["own"]
-    }
+        found[contestant] = float(said.split()[-1])
+    ratios = {key: value / found["own"] for key, value in found.items() if key != "own"}
+    return {"network": name, "batch": batch, "own_mib": found["own"], **ratios}
 
 
-def table(results: dict[str, Any]) -> str:
-    rows = results["rows"]
-    lines = [
-        "# Cost of a relevance pass",
-        "",
-        "Made by `python benchmarks/relevance_speed.py`; do not edit. Ratios to the network's own",
-        "forward + backward (to the input, parameters frozen) in the same run: the median over the",
-        f"rounds, float32, 224 px (3-D UNet: 64³), {rows[0]['threads']} CPU threads, torch",
-        f"{rows[0]['torch']}. A number above its limit is in bold. `missing` is the largest",
-        "|output − ledger| / max(1, |output|) of these passes.",
-        "",
-        "| network | batch | own, s | epsilon (≤ 1.3) | attnlrp (≤ 1.3) "
-        "| epsilon_plus_flat (≤ 1.7; 3-D UNet 2.2) | epsilon_alpha2_beta1_flat "
-        "| dlb (≤ 2.0) | missing |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = []
-        for rules in LIMITS:
-            ratio, most = row["ratios"][rules], limit(rules, row["network"])
-            text = f"{ratio:.2f}"
-            cells.append(f"**{text}**" if most is not None and round(ratio, 2) > most else text)
-        lines.append(
-            f"| {row['network']} | {row['batch']} | {row['own_seconds']:.2f} | "
-            f"{' | '.join(cells)} | {max(row['missing'].values()):.0e} |"
+def kind_of(operator: str) -> str:
+    if not operator.startswith("aten::"):
+        return "the rest"
+    for kind, words in KINDS.items():
+        if any(word in operator for word in words):
+            return kind
+    return "element-wise"
+
+
+def profiles(name: str, batch: int) -> list[dict[str, Any]]:
+    """Sum up the time of each kind of operator, against all of the own forward + backward."""
+    model, images = prepared(name), pictures(name, batch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole, rows = 0.0, []
+    for which in ("own", *LIMITS):
+        run = (
+            (lambda: own(model, images))
+            if which == "own"
+            else (lambda which=which: attribute(model, images, value, rules=which))
         )
-    lines += ["", *_peers(rows), *_conductance(results), *_memory(results)]
-    return "\n".join([*lines, ""])
-
-
-def _peers(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "## Beside zennit 0.5.1, batch 8",
-        "",
-        "| network | composite | ours | zennit | times faster | to reach |",
-        "|---|---|---|---|---|---|",
-    ]
-    goals = {
-        ("ResNet-50", "epsilon_plus_flat"): 3, ("ResNet-50", "epsilon_alpha2_beta1_flat"): 4,
-        ("VGG-19", "epsilon_plus_flat"): 1.45, ("VGG-19", "epsilon_alpha2_beta1_flat"): 2.2,
-    }  # fmt: skip
-    for row in rows:
-        for rules in ZENNIT:
-            theirs = row["ratios"].get(f"zennit {rules}")
-            if theirs is not None:
-                ours = row["ratios"][rules]
-                lines.append(
-                    f"| {row['network']} | {rules} | {ours:.2f} | {theirs:.2f} "
-                    f"| {theirs / ours:.2f} | {goals[row['network'], rules]} |"
-                )
-    one = {r["network"]: r["own_seconds"] * r["ratios"]["dlb"] for r in rows if r["batch"] == 1}
-    lines += [
-        "",
-        "dl-backtrace 0.1.24 took 21.8 s (ResNet-50) and 105 s (VGG-19) an image on such a "
-        "machine, the dlb method "
-        + " and ".join(f"{one[n]:.2f} s" for n in ("ResNet-50", "VGG-19") if n in one)
-        + " here.",
-        "",
-    ]
-    return lines
-
-
-def _conductance(results: dict[str, Any]) -> list[str]:
-    found = results.get("conductance")
-    if not found:
-        return []
-    return [
-        "## Integrated gradients",
-        "",
-        f"Conductance of all {found['layers']} convolutions of ResNet-50, {found['steps']} steps, "
-        f"one image: {found['seconds']:.1f} s in one sweep; captum's `LayerConductance` over the "
-        f"same layers {found['captum_seconds']:.0f} s, "
-        f"{found['captum_seconds'] / found['seconds']:.0f} times as long (to reach: 20).",
-        "",
-    ]
-
-
-def _memory(results: dict[str, Any]) -> list[str]:
-    found = results.get("memory")
-    if not found:
-        return []
-    lines = [
-        "## Peak memory (≤ 1.6)",
-        "",
-        "Rise of the process's resident memory, a process each, over that of the own forward +",
-        "backward.",
-        "",
-        f"| network | batch | own, MiB | {' | '.join(LIMITS)} |",
-        "|---|---|---|" + "---|" * len(LIMITS),
-    ]
-    for row in found:
-        cells = [
-            f"**{row[rules]:.2f}**" if row[rules] > 1.6 else f"{row[rules]:.2f}" for rules in LIMITS
-        ]
-        lines.append(
-            f"| {row['network']} | {row['batch']} | {row['own_mib']:.0f} | {' | '.join(cells)} |"
-        )
-    return [*lines, ""]
+        run()
+        begin = time.perf_counter()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            run()
+            taken = time.perf_counter() - begin
+        parts = dict.fromkeys([*KINDS, "element-wise", "the rest"], 0.0)
+        for event in seen.key_averages():
+            if kind_of(event.key) != "the rest":
+                parts[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+        parts["the rest"] = taken - sum(parts.values())
+        whole = whole or taken
+        shares = {kind: part / whole for kind, part in parts.items()}
+        rows.append({"network": name, "batch": batch, "pass": which, "parts": shares})
+    torch.set_num_threads(threads)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", help="networks to measure anew", choices=NETWORKS)
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=30, help="for one row, beyond 3 rounds")
     parser.add_argument("--peers", action="store_true", help="zennit and captum beside it")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
-    parser.add_argument("--table", action="store_true", help="only make the table again")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--table", action="store_true", help="only make the tables again")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        peak(options.peak[0], int(options.peak[1]), options.peak[2])
+        print(peak(options.peak[0], int(options.peak[1]), options.peak[2]))
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    kept = RESULTS.exists() and not options.fresh
+    results = json.loads(RESULTS.read_text()) if kept else {}
+    begin = time.perf_counter()
 
-    def keep() -> None:
+    def missing(part: str, name: str, batch: int) -> bool:
+        """Tell whether rows are to be measured, and take old ones out."""
+        rows = results.setdefault(part, [])
+        here = [row for row in rows if (row["network"], row["batch"]) == (name, batch)]
+        if here and not options.only:
+            return False
+        results[part] = [row for row in rows if row not in here]
+        return name in (options.only or NETWORKS)
+
+    def keep(part: str, rows: list[dict[str, Any]]) -> None:
         order = list(NETWORKS)
-        results["rows"].sort(key=lambda row: (order.index(row["network"]), row["batch"]))
+        results[part] = sorted(
+            results[part] + rows, key=lambda row: (order.index(row["network"]), row["batch"])
+        )
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        TABLE.write_text(table(results))
+        for row in rows:
+            said = row.get("ratios") or row.get("parts") or row
+            short = {k: round(v, 2) for k, v in said.items() if isinstance(v, float)}
+            at = time.perf_counter() - begin
+            print(f"{at:5.0f} s", part, row["network"], row["batch"], short, flush=True)
 
-    if options.memory:
-        results["memory"] = [
-            {"network": name, "batch": batch, **peaks(name, batch)}
-            for name in options.only or NETWORKS
-            for batch in options.batch
-        ]
-    elif not options.table:
-        done = {(row["network"], row["batch"]) for row in results["rows"]}
-        for name in options.only or NETWORKS:
-            for batch in options.batch:
-                if not options.only and (name, batch) in done:
-                    continue
-                row = measure(name, batch, options.rounds, options.peers)
-                print(name, batch, {k: round(v, 2) for k, v in row["ratios"].items()}, flush=True)
-                same = (name, batch)
-                results["rows"] = [
-                    r for r in results["rows"] if (r["network"], r["batch"]) != same
-                ] + [row]
-                keep()
-        if options.peers:
+    if not options.table:
+        cases = [(name, batch) for name in NETWORKS for batch in options.batch]
+        for name, batch in cases:
+            if missing("rows", name, batch):
+                keep("rows", [measure(name, batch, options.seconds, options.peers)])
+        for name, batch in PROFILED:
+            if missing("profile", name, batch):
+                keep("profile", profiles(name, batch))
+        for name in NETWORKS:
+            if missing("memory", name, max(options.batch)):
+                keep("memory", [peaks(name, max(options.batch))])
+        if options.peers and (options.fresh or "conductance" not in results):
             results["conductance"] = conductance()
-    keep()
+            keep("rows", [])
+    TABLE.write_text(table(results))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import debride
-from debride.config import Settings
+from debride.config import Settings, flag_of
 from debride.files import UNFINISHED
 from debride.settings import (
     ApplySettings,
@@ -22,6 +22,8 @@ from debride.settings import (
     DoctorSettings,
     EvaluateSettings,
     ExplainSettings,
+    ExportSettings,
+    InspectSettings,
     PruneSettings,
     ReportSettings,
     TrainSettings,
@@ -34,6 +36,8 @@ COMMANDS = {
     "doctor": DoctorSettings,
     "evaluate": EvaluateSettings,
     "explain": ExplainSettings,
+    "inspect": InspectSettings,
+    "export": ExportSettings,
     "prune": PruneSettings,
     "report": ReportSettings,
     "train": TrainSettings,
@@ -74,7 +78,7 @@ def test_help_names_every_setting_with_its_default(
     words = " ".join(out.replace("│", " ").split())
     settings: type[Settings] = COMMANDS[command]
     for name, field in settings.model_fields.items():
-        assert "--" + name.replace("_", "-") in out
+        assert flag_of(name) in out
         if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words
     for flag in ("--config", "--seed", "--device", "--debug"):

@@ -1,5 +1,6 @@
 """Settings: flags over the file over the defaults, and what is said when something is wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,14 @@ def test_missing_file(tmp_path: Path) -> None:
         ({"mean": "0.5", "std": "0"}, "--std must be above 0"),
         ({"mean": "0.5", "std": "0.1,0.1,0.1"}, "--mean has 1 numbers and --std has 3"),
         ({"image_size": "big"}, "--image-size cannot be 'big'"),
-        ({"ranking": "local"}, "--ranking cannot be 'local': input should be 'global' or 'layer'"),
+        (
+            {"ranking": "local"},
+            "--ranking cannot be 'local': input should be 'global', 'isomorphic' or 'layer'",
+        ),
+        ({"macs": "0.5", "max_drop": "0.01"}, "--macs and --max-drop are both given"),
+        ({"metric": "auc"}, "--metric is for a search: give --max-drop too"),
+        ({"latency_table": "t.json"}, "--latency-table goes with --latency"),
+        ({"at": "0.3"}, "--from and --at go together"),
         ({"channels": "2"}, "--channels cannot be '2'"),
     ],
 )
@@ -111,3 +119,23 @@ def test_explain_takes_one_source_of_images() -> None:
 def test_settings_go_into_json_and_back() -> None:
     settings = EvaluateSettings.resolve({"data": "d", "model": "m", "image_size": "64,48"})
     assert EvaluateSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_another_network_of_a_search_takes_its_settings(tmp_path: Path) -> None:
+    run = PruneSettings.resolve({**NEEDED, "max_drop": "0.02", "steps": "2", "protect": "conv1"})
+    folder = tmp_path / "x"
+    folder.mkdir()
+    given = {"from_": str(folder), "at": "0.3", "out": "y"}
+    with pytest.raises(DebrideError, match=r"'.*x' is not the folder of a search: give --from one"):
+        PruneSettings.resolve(given)
+    (folder / "run.json").write_text(json.dumps({"settings": run.model_dump(mode="json")}))
+    with pytest.raises(DebrideError, match="names the function m, which would be imported"):
+        PruneSettings.resolve(given)
+    given["trust"] = "true"
+    found = PruneSettings.resolve(given)
+    assert (found.max_drop, found.steps, found.protect) == (0.02, 2, ("conv1",))
+    assert (found.data, found.out, found.at) == (run.data, Path("y"), 0.3)
+    with pytest.raises(DebrideError, match="--steps cannot be given with --from"):
+        PruneSettings.resolve({**given, "steps": "3"})
+    written = write(tmp_path, f"from: {folder}\nat: 0.3\nout: y\ntrust: true\n")
+    assert PruneSettings.resolve({}, written) == found

@@ -53,6 +53,13 @@ def test_extensions_of_the_docs_work_together() -> None:
         model = build(spec)
         scores = score(model, [torch.rand(2, 1, 16, 16)], criterion="first_come")
         assert scores.values["0"].tolist() == [-0.0, -1, -2, -3, -4, -5]
+        images = torch.rand(2, 1, 16, 16)
+        one, two = (
+            score(model, [images], criterion="gradient-size", power=power).values["0"]
+            for power in (1, 2)
+        )
+        assert float(one.sum()) > 0
+        assert not torch.allclose(one, two)
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules="my_composite")
         assert abs(found.delta) < 1e-4
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), method="contrast", floor=0.1)

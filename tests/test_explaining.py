@@ -272,7 +272,7 @@ def test_volumes_show_the_slice_with_the_most_relevance(volumes: str, say: Say) 
 
 
 def test_nifti_has_the_axes_of_viewers(volumes: str, say: Say) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="NIfTI needs nibabel, of the extra 'medical'")
     done(say(f"{volumes} --out cubes-npy"))
     done(say(f"{volumes} --raw nifti --out cubes-nifti"))
     volume = np.asarray(nibabel.load("cubes-nifti/001.lrp.nii.gz").dataobj)

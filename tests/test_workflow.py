@@ -69,6 +69,24 @@ def test_apply_gives_the_same_network_as_prune(half: Path, say: Say) -> None:
     assert torch.equal(first["8.bias"], second["8.bias"])
 
 
+def test_an_edited_plan_is_counted_anew_and_said(half: Path, say: Say) -> None:
+    plan = json.loads((half / "plan.json").read_text())
+    plan["groups"][0]["keep"] = "0"
+    Path("thin.json").write_text(json.dumps(plan))
+    line = (
+        "apply --plan thin.json --data toy.npz --model base --trust --out thin "
+        "--recovery none --no-speed --explain 0 --force"
+    )
+    code, _, err = say(line)
+    assert code == 0, err
+    assert err.startswith(f"warning: the plan states costs of {plan['cost']['before']['macs']} → ")
+    written = json.loads(Path("thin/plan.json").read_text())
+    assert written["cost"]["before"] == plan["cost"]["before"]
+    evidence = json.loads(Path("thin/evidence.json").read_text())
+    assert written["cost"]["after"] == evidence["cost"]["model"]
+    assert written["cost"]["after"]["macs"] < plan["cost"]["after"]["macs"]
+
+
 def test_a_plan_without_a_coupled_layer_is_refused(half: Path, say: Say) -> None:
     plan = json.loads((half / "plan.json").read_text())
     removed = plan["groups"][0]["members"].pop()
@@ -177,7 +195,7 @@ def test_a_damaged_run_is_one_sentence(half: Path, say: Say, tmp_path: Path) -> 
 def test_doctor_says_what_can_be_cut_and_explained(base: Path, say: Say) -> None:
     code, out, err = say("doctor --data toy.npz --model tinynet:make")
     assert code == 0, err
-    assert "2 groups of coupled units, 24 units; 100% of the MACs" in out
+    assert "2 groups of coupled units, 24 units; at most 100% of the MACs" in out
     assert "yes, with the rules 'epsilon'" in out
     assert "to prune in 8 steps" in out
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from debride import __version__
 from debride.config import Settings
 from debride.errors import DebrideError
-from debride.files import UNFINISHED
+from debride.files import UNFINISHED, UNFINISHED_POINTS
 from debride.flags import signature
 from debride.interrupts import orderly_interrupts
 from debride.settings import (
@@ -25,6 +25,8 @@ from debride.settings import (
     DoctorSettings,
     EvaluateSettings,
     ExplainSettings,
+    ExportSettings,
+    InspectSettings,
     PruneSettings,
     ReportSettings,
     TrainSettings,
@@ -99,6 +101,12 @@ def _epochs_kept(settings: TrainSettings) -> str:
     return f"the finished epochs are kept in {settings.out}; run the same command again to go on"
 
 
+def _steps_kept(settings: PruneSettings) -> str:
+    if not (settings.out / UNFINISHED_POINTS).exists():
+        return "no step was finished, nothing was written"
+    return f"the finished steps are kept in {settings.out}; run the same command again to go on"
+
+
 @command(DemoSettings, "Start here", epilog="Example: debride demo", interrupted=_demo_kept)
 def demo(settings: DemoSettings) -> None:
     """Train a small network on drawn radiographs, halve it, and show the report (minutes)."""
@@ -115,6 +123,18 @@ def demo(settings: DemoSettings) -> None:
 def doctor(settings: DoctorSettings) -> None:
     """Say, before long work, what can be explained and cut, and what it will take."""
     from debride.doctor import run
+
+    run(settings)
+
+
+@command(
+    InspectSettings,
+    "Start here",
+    epilog="Example: debride inspect --model timm:vit_tiny_patch16_224 --out groups.json",
+)
+def inspect(settings: InspectSettings) -> None:
+    """List what of a network can be cut, what that costs, and what is left alone and why."""
+    from debride.inspecting import run
 
     run(settings)
 
@@ -137,9 +157,10 @@ def train(settings: TrainSettings) -> None:
     PruneSettings,
     "Work",
     epilog="Example: debride prune --model runs/base --data scans/ --macs 0.5 --out runs/half",
+    interrupted=_steps_kept,
 )
 def prune(settings: PruneSettings) -> None:
-    """Cut a trained network down and show what changed."""
+    """Cut a trained network down and show what changed; run it again after Ctrl-C to go on."""
     from debride.workflow import prune as work
 
     work(settings)
@@ -154,6 +175,18 @@ def prune(settings: PruneSettings) -> None:
 def apply(settings: ApplySettings) -> None:
     """Apply a plan (which may have been edited by hand) to a checkpoint."""
     from debride.workflow import apply as work
+
+    work(settings)
+
+
+@command(
+    ExportSettings,
+    "Work",
+    epilog="Example: debride export --model runs/half --data scans/ --int8 --out half.onnx",
+)
+def export(settings: ExportSettings) -> None:
+    """Write a network as ONNX, compared with PyTorch on real images; also in int8."""
+    from debride.exporting import export as work
 
     work(settings)
 
@@ -184,6 +217,62 @@ def explain(settings: ExplainSettings) -> None:
         raise typer.Exit(1)
 
 
+plans = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(
+    plans,
+    name="plan",
+    help="Look at a plan, compare two, or print the form that plans have.",
+    rich_help_panel="Look",
+)
+_PLAN = "a plan.json, or the folder of a run."
+_Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@plans.command("show", epilog="Example: debride plan show runs/half --picture half.svg")
+def _plan_show(
+    plan: Annotated[Path, typer.Argument(help=f"The plan: {_PLAN}", metavar="PLAN")],
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw it too: a file that ends in .png, .svg or .pdf.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    debug: _Debug = False,
+) -> None:
+    """Print what a plan keeps of every layer, as a table and as bars."""
+    from debride.reviewing import show
+
+    show(plan, picture)
+
+
+@plans.command("diff", epilog="Example: debride plan diff runs/half runs/half-magnitude")
+def _plan_diff(
+    a: Annotated[Path, typer.Argument(help=f"One plan: {_PLAN}", metavar="A")],
+    b: Annotated[Path, typer.Argument(help=f"The other: {_PLAN}", metavar="B")],
+    debug: _Debug = False,
+) -> None:
+    """Print what each of two plans keeps that the other does not."""
+    from debride.reviewing import diff
+
+    diff(a, b)
+
+
+@plans.command("schema", epilog="Example: debride plan schema --out plan.schema.json")
+def _plan_schema(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A file instead of the screen.", metavar="FILE", show_default=False),
+    ] = None,
+    debug: _Debug = False,
+) -> None:
+    """Print the JSON Schema of a plan file."""
+    from debride.reviewing import schema
+
+    schema(out)
+
+
 @command(ReportSettings, "Look", epilog="Example: debride report --run runs/half")
 def report(settings: ReportSettings) -> None:
     """Write report.html of a finished run anew."""
@@ -210,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of Typer's
-            return _fail(_usage(error), 2)
+            # no message: a bare command, whose help was shown
+            return _fail(_usage(error), 2) if error.format_message() else 2
         if "--debug" in given:
             Console(stderr=True).print_exception(suppress=[typer])
         if isinstance(error, DebrideError):

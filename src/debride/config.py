@@ -26,6 +26,9 @@ def _split(value: object) -> object:
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
 
 
 def _pairs(value: object) -> object:
@@ -129,6 +132,7 @@ def _read_yaml(path: Path, settings: type[Settings]) -> dict[str, Any]:
     values = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
+        name = name if name in known else {"from": "from_"}.get(name, name)  # a word of Python's
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f": did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
@@ -139,7 +143,7 @@ def _read_yaml(path: Path, settings: type[Settings]) -> dict[str, Any]:
 
 def _sentence(error: ValidationError, given: Mapping[str, Any], config: Path | None) -> str:
     """Say the first thing that is wrong in one sentence."""
-    missing = [_flag(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
+    missing = [flag_of(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
     if missing:
         return f"{' and '.join(missing)} must be given (as a flag, or in the file of --config)"
     first = error.errors()[0]
@@ -148,9 +152,16 @@ def _sentence(error: ValidationError, given: Mapping[str, Any], config: Path | N
         return reason
     reason = (reason[0].lower() + reason[1:]).partition(", unable to")[0]
     name = str(first["loc"][0])
-    where = _flag(name) if name in given or config is None else f"'{name}' in '{config}'"
+    where = flag_of(name) if name in given or config is None else f"'{name}' in '{config}'"
     return f"{where} cannot be '{first['input']}': {reason}"
 
 
-def _flag(name: object) -> str:
-    return "--" + str(name).replace("_", "-")
+def flag_of(name: object) -> str:
+    """Return the flag of a setting.
+
+    Examples
+    --------
+    >>> flag_of("image_size"), flag_of("from_")
+    ('--image-size', '--from')
+    """
+    return "--" + str(name).strip("_").replace("_", "-")

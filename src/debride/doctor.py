@@ -5,22 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
 from debride import screens
 from debride.data.batches import unpack
 from debride.errors import DebrideError
+from debride.inspecting import show_survey
 from debride.models.outputs import logits
 from debride.models.state import undisturbed
 from debride.opening import RECALIBRATION, Job, open_job
 from debride.planning.costs import macs_by_module
-from debride.planning.groups import Grouping, find_groups
+from debride.planning.survey import survey
 from debride.relevance import Relevance, attribute
 from debride.settings import DoctorSettings
 
@@ -42,11 +40,14 @@ def run(settings: DoctorSettings) -> None:
     forward = _forward_seconds(model, images)
     explaining = _explain(model, images, settings.rules)
     try:
-        grouping = find_groups(model, images[:1])
+        found = survey(model, images)
     except DebrideError as error:
         screens.say("cut", f"not possible: {error}")
     else:
-        _show_groups(grouping, macs)
+        show_survey(found, most=SHOWN)
+        reasons = Counter(left.reason for left in found.left_alone)
+        for reason, count in reasons.most_common():
+            screens.say("kept", f"{screens.plural(count, 'group')} left alone: {reason}")
     _show_needs(job, settings.steps, forward, explaining)
 
 
@@ -68,38 +69,6 @@ def _explain(model: nn.Module, images: Tensor, rules: str) -> float:
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
         screens.say("", f"no rule for {name} (in {shown}{more}): its gradient is used")
     return seconds / len(images)
-
-
-def _show_groups(grouping: Grouping, macs: Mapping[str, int]) -> None:
-    total = sum(macs.values())
-    rows = []
-    reached: set[str] = set()
-    for group in grouping.groups:
-        layers = {member.module for member in group.members if macs.get(member.module)}
-        reached |= layers
-        rows.append((sum(macs[name] for name in layers), group))
-    share = sum(macs[name] for name in reached) / total
-    units = sum(group.units for group in grouping.groups)
-    screens.say(
-        "cut",
-        f"{screens.plural(len(grouping.groups), 'group')} of coupled units, {units} units; "
-        f"{share:.0%} of the MACs are in layers that shrink with them",
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("group", overflow="fold")
-    for name in ("kind", "units", "layers", "MACs of these"):
-        table.add_column(name, justify="left" if name == "kind" else "right")
-    rows.sort(key=lambda row: -row[0])
-    for cost, group in rows[:SHOWN]:
-        layers = {member.module for member in group.members if macs.get(member.module)}
-        cells = (group.kind, str(group.units), str(len(layers)), f"{cost / total:.1%}")
-        table.add_row(escape(group.name), *cells)
-    if len(rows) > SHOWN:
-        table.add_row(f"and {len(rows) - SHOWN} more", "", "", "", "")
-    screens.show(table)
-    reasons = Counter(left.reason for left in grouping.left_alone)
-    for reason, count in reasons.most_common():
-        screens.say("kept", f"{screens.plural(count, 'group')} left alone: {reason}")
 
 
 def _show_needs(job: Job, steps: int, forward: float, explaining: float) -> None:

@@ -10,7 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from debride.config import Settings
+from debride.config import Settings, flag_of
 
 PANELS = (
     "Network",
@@ -18,8 +18,11 @@ PANELS = (
     "Preparing images",
     "Training",
     "Relevance",
+    "Budget (one of these)",
+    "Search, instead of a budget",
     "Cutting",
     "Evidence",
+    "Export",
     "Run",
 )
 
@@ -43,7 +46,7 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra = _extra(field)
-    flag = "--" + name.replace("_", "-")
+    flag = flag_of(name)
     text = escape(field.description or "")
     if field.is_required():
         text += " [red]\\[required][/red]"

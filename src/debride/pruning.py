@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +15,33 @@ import torch
 from torch import Tensor, nn
 
 from debride.criteria import check_criterion, score
+from debride.criteria.scores import Scores
 from debride.data.batches import check_repeatable, unpack
+from debride.drift import Drift
 from debride.errors import DebrideError
 from debride.evidence import Evidence, evaluate
 from debride.models.outputs import Task
 from debride.planning.budgets import cost_model
+from debride.planning.fitting import lowest_share
+from debride.planning.goals import goal_of, read_budget
 from debride.planning.groups import find_groups
-from debride.planning.make import (
-    TOLERANCE,
-    check_ranking,
-    check_reachable,
-    cut_to_budget,
-    finish,
-    read_budget,
-)
+from debride.planning.limits import limits_of
+from debride.planning.make import finish
 from debride.planning.plan import Plan, PlannedGroup
-from debride.recovery import begin, check_recovery, tries
+from debride.planning.ranking import RANKINGS, check_ranking, ranked_together
+from debride.planning.search import Curve, Descent, Search, StepRecord, read_floor
+from debride.points import Points
+from debride.recovery import Recovery, begin, check_recovery, tries
 from debride.relevance.rules import rule_set
 from debride.surgery.removal import narrow
+from debride.timing import stopwatch
 from debride.validation import Validation
 
+STEPS = 8
+"""Cuts on the way to a budget, unless said otherwise."""
 
-@dataclass(frozen=True)
-class StepRecord:
-    """One step of pruning; step 0 is the original.
-
-    Attributes
-    ----------
-    macs_kept, params_kept, units_kept : float
-        Fractions of the original.
-    before_recovery, after_recovery : float
-        The validation metric: balanced accuracy, or macro ROC AUC if multi-label.
-    normalise : str or None
-        How scores were made comparable across layers in this step.
-    """
-
-    step: int
-    macs_kept: float
-    params_kept: float
-    units_kept: float
-    before_recovery: float
-    after_recovery: float
-    normalise: str | None = None
+STEPS_A_HALVING = 3
+"""Cuts in which a search comes down to half of the MACs, unless said otherwise."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +54,7 @@ class _Candidate:
     normalise: str | None
     before: float
     after: float
+    outputs: Tensor
 
 
 def _distance(candidate: _Candidate) -> float:
@@ -77,6 +64,7 @@ def _distance(candidate: _Candidate) -> float:
 CANDIDATES: dict[str, tuple[str | None, ...]] = {
     "global": ("share_width", "share_width_rank"),
     "layer": (None,),
+    "isomorphic": (None,),
 }
 """Normalisations that a step tries; the one that moves the outputs least is kept."""
 
@@ -94,6 +82,8 @@ class Pruned:
     history : tuple of StepRecord
     settings : mapping
         The choices that made it.
+    curve : Curve or None
+        All that a search visited.
     """
 
     model: nn.Module
@@ -101,6 +91,7 @@ class Pruned:
     evidence: Evidence | None
     history: tuple[StepRecord, ...]
     settings: dict[str, Any]
+    curve: Curve | None = None
 
     def save(self, folder: str | Path) -> None:
         """Write the network, its plan and its evidence to a folder that `debride.load` reads."""
@@ -118,20 +109,31 @@ def prune(
     rules: str = "epsilon",
     macs: float | None = None,
     params: float | None = None,
+    bytes: float | None = None,
+    latency: float | None = None,
     ratio: float | None = None,
-    steps: int = 8,
+    max_drop: float | None = None,
+    max_drift: float | None = None,
+    metric: str | None = None,
+    confidence: float = 0.95,
+    steps: int | None = None,
     ranking: str = "global",
     normalise: str | None = None,
     floor: float = 0.05,
-    recovery: str | None = "batchnorm",
+    round_to: int = 1,
+    protect: Sequence[str] = (),
+    latency_table: str | Path | None = None,
+    recovery: str | None = "least_squares",
     recovery_data: Iterable[Any] | None = None,
     task: Task | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     evidence: bool = True,
+    folder: str | Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
     on_step: Callable[[StepRecord], None] = lambda _: None,
 ) -> Pruned:
-    """Cut a network down to a budget, in steps, scoring what is left before each.
+    """Cut a network down to a budget, or as far as a floor allows, scoring what is left each time.
 
     Parameters
     ----------
@@ -143,26 +145,46 @@ def prune(
     validation : iterable
         Re-iterable batches with labels, for the metric after each step.
     criterion : str
-        ``"lrp"``, ``"magnitude"`` or ``"random"``; see `debride.criteria`.
+        A registered criterion such as ``"lrp"``, ``"ig"`` or ``"magnitude"``.
     rules : str
         LRP's rule set.
-    macs, params : float, optional
-        Fraction of the multiply-accumulates or parameters to keep; half of the MACs by default.
+    macs, params, bytes, latency : float, optional
+        Fraction of the multiply-accumulates, the parameters, the bytes on disk, or the measured
+        CPU latency of one image to keep; half of the MACs by default.
     ratio : float, optional
         Fraction of the units to remove.
-    steps : int
-        Cuts on the way to the budget, each of the same part of what is left.
+    max_drop, max_drift : float, optional
+        Instead of a budget: the largest cut is searched for whose validation metric falls by no
+        more than `max_drop` with a sureness of `confidence` (see `debride.metrics.drop_bound`),
+        and whose heatmaps drift by no more than `max_drift`, that is 1 − their mean rank
+        correlation with the original's on 32 validation images.
+    metric : str, optional
+        ``"balanced_accuracy"``, ``"auc"`` or ``"recall:2"`` (of class 2); balanced accuracy by
+        default, macro ROC AUC if multi-label.
+    confidence : float
+        One-sided; 0.5 takes the drop as it was measured.
+    steps : int, optional
+        Cuts on the way to the budget, each of the same part of what is left, by default 8. In a
+        search: cuts for each halving of the MACs, by default 3.
     ranking : str
-        ``"global"`` or ``"layer"``.
+        ``"global"``, ``"isomorphic"`` (among groups of the same kinds and shapes) or ``"layer"``.
     normalise : str, optional
         See `debride.planning.ranking`. By default each step of a global ranking tries
         ``"share_width"`` and ``"share_width_rank"`` and keeps the one whose outputs on the
-        validation images are nearer to the original's; their labels have no part in it.
+        validation images are nearer to the original's; their labels have no part in it. A search
+        has no time for both: it takes the second, and plain or repaired by `recovery` alone.
     floor : float
         Fraction of its units that every group keeps at least.
+    round_to : int
+        Widths kept are multiples of this.
+    protect : sequence of str
+        Names or patterns (``layer4.*``) of layers whose outputs are not cut.
+    latency_table : str or Path, optional
+        Latencies to plan by instead of measuring; see `debride.planning.latency.table_cost`.
     recovery : str or None
         What is done after each step: ``"batchnorm"`` recalibrates, ``"mean"`` also corrects
         biases, ``"least_squares"`` also gives readers the weights that best repeat their output.
+        It is kept where the outputs are nearer to the original's with it.
     recovery_data : iterable, optional
         Re-iterable training images for that, without need of labels; `reference` by default.
     task : str, optional
@@ -173,13 +195,19 @@ def prune(
         Where the work is done; the network's own by default.
     evidence : bool
         Whether to measure the result beside the original on `validation`.
+    folder : str or Path, optional
+        Where the steps are kept, and all networks that a search visits. Work that was interrupted
+        there goes on, and ends as if it had not been, until a network is saved to the folder.
+    recorded : mapping, optional
+        Further settings, kept with the steps: who goes on must give the same.
     on_step : callable
         Called with each `StepRecord` as soon as it is known.
 
     Raises
     ------
     DebrideError
-        When nothing can be cut, or the budget cannot be met within 0.01 of the original total.
+        When nothing can be cut, the budget cannot be met within 0.01 of the original total (a
+        measured latency: 0.05), or no cut keeps the floor.
 
     Examples
     --------
@@ -191,86 +219,141 @@ def prune(
     True
     """
     check_repeatable(reference=reference, validation=validation, recovery_data=recovery_data)
-    kind, kept = read_budget(macs=macs, params=params, ratio=ratio)
+    budgets = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "ratio": ratio}
+    floors = read_floor(max_drop, max_drift, metric, confidence, budgets)
+    kind, kept = read_budget(**budgets) if floors is None else ("macs", 1.0)
     check_criterion(criterion)
     check_recovery(recovery)
     check_ranking(ranking, normalise)
     rule_set(rules)
+    steps = (STEPS if floors is None else STEPS_A_HALVING) if steps is None else steps
     if steps < 1:
         raise DebrideError(f"steps={steps}: give 1 or more")
     place = torch.device(device) if device is not None else _device(model)
-    current = copy.deepcopy(model).to(place)
+    original = copy.deepcopy(model).to(place)
     example = _first_images(reference)[:1].to(place)
     repair_data = reference if recovery_data is None else recovery_data
-    found = find_groups(current, example)
-    groups = tuple(group.planned(range(group.units)) for group in found.groups)
-    cost = cost_model(kind, current, groups, example)
-    check_reachable(groups, cost, kept, floor)
-    report = {name: cost_model(name, current, groups, example) for name in ("macs", "params")}
-    original = copy.deepcopy(current)
+    found = find_groups(original, example)
+    whole = tuple(group.planned(range(group.units)) for group in found.groups)
+    limits = limits_of(original, whole, floor=floor, round_to=round_to, protect=protect)
+    goal = goal_of(kind, kept, original, whole, example, latency_table=latency_table)
+    sets = ranked_together(ranking, original, whole)
+    if floors is None:
+        goal.check(whole, limits)
+    report = {name: cost_model(name, original, whole, example) for name in ("macs", "params")}
 
-    judge = Validation(current, validation, task, place)
-    base = judge.metric(judge.original)
-    history = [StepRecord(0, 1.0, 1.0, 1.0, base, base)]
-    on_step(history[0])
-    repairs = [begin(each, original, groups, repair_data, device=place) for each in tries(recovery)]
+    judge = Validation(original, validation, task, place, metric)
     names = (normalise,) if normalise else CANDIDATES[ranking]
+    mended = tries(recovery)
+    if floors is not None:  # a search has no time for all
+        names, mended = names[-1:], mended[-1:]
+    settings: dict[str, Any] = {
+        "criterion": criterion, "rules": rules, "steps": steps, "ranking": ranking,
+        "normalise": normalise, "floor": floor, "round_to": round_to, "protect": list(protect),
+        "recovery": recovery, "seed": seed,
+        **({"budget": {kind: 1 - kept if kind == "ratio" else kept}} if floors is None
+           else {**asdict(floors), "metric": judge.measure}),
+    }  # fmt: skip
+    points = Points(
+        original, whole, {**settings, **(recorded or {})},
+        None if folder is None else Path(folder), keep_all=floors is not None,
+    )  # fmt: skip
+    now = stopwatch(place)
+    walk: Descent | Search = Descent(kept, steps)
+    drift: Drift | None = None
+    if floors is not None:
+        walk = Search(lowest_share(whole, goal.cost, limits), 0.5 ** (1 / steps))
+        with _timed(now, points.seconds, "attribution"):
+            drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
+    repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
 
-    def attempt(
+    def add(record: StepRecord, model: nn.Module, cut: tuple[PlannedGroup, ...]) -> None:
+        made_by = {**settings, "step": record.step}
+        points.add(record, model, cut, lambda: finish(original, cut, example, made_by))
+
+    if not points.records:
+        points.seconds.setdefault("evaluation", judge.seconds)
+        base = judge.metric(judge.original)
+        add(StepRecord(0, 1.0, 1.0, 1.0, base, base), original, whole)
+    for record in points.records:
+        on_step(record)
+
+    def cut_down(
         model: nn.Module,
         before_cut: tuple[PlannedGroup, ...],
         name: str | None,
         cut: tuple[PlannedGroup, ...],
-    ) -> Iterator[_Candidate]:
-        smaller = copy.deepcopy(model) if len(names) > 1 else model
+    ) -> _Candidate:
+        smaller = copy.deepcopy(model)
         narrow(smaller, cut, before_cut)
         outputs = judge.outputs(smaller)
-        before = judge.metric(outputs)
-        yield _Candidate(judge.divergence(outputs), smaller, cut, name, before, before)
-        for repair in repairs:
-            repaired = copy.deepcopy(smaller)
-            repair(repaired, cut)
-            outputs = judge.outputs(repaired)
-            after = judge.metric(outputs)
-            yield _Candidate(judge.divergence(outputs), repaired, cut, name, before, after)
+        metric = judge.metric(outputs)
+        distance = judge.divergence(outputs)
+        return _Candidate(distance, smaller, cut, name, metric, metric, outputs)
 
-    for step in range(1, steps + 1):
-        scores = score(
-            current, reference, criterion=criterion, rules=rules, groups=groups, seed=seed + step,
-            device=place,
+    def mend(candidate: _Candidate, repair: Recovery) -> _Candidate:
+        repaired = copy.deepcopy(candidate.model)
+        repair(repaired, candidate.groups)
+        outputs = judge.outputs(repaired)
+        mended = replace(
+            candidate, distance=judge.divergence(outputs), model=repaired,
+            after=judge.metric(outputs), outputs=outputs,
         )  # fmt: skip
-        target = kept ** (step / steps)  # every step takes the same part of what is left
+        return min(mended, candidate, key=_distance)
+
+    scored: tuple[int, Scores] | None = None
+    while (move := walk.next(points.records)) is not None:
+        begun = now() - points.seconds.get("attribution", 0.0)
+        current, groups = points.network(move.start)
+        if scored is None or scored[0] != move.start:
+            with _timed(now, points.seconds, "attribution"):
+                scores = score(
+                    current, reference, criterion=criterion, rules=rules, groups=groups,
+                    seed=seed + move.start + 1, device=place,
+                )  # fmt: skip
+            scored = move.start, scores
         cuts = {
-            name: cut_to_budget(
-                groups, scores.values, cost, target, ranking=ranking, normalise=name, floor=floor,
-                tolerance=TOLERANCE if step == steps else 1.0,  # on the way, near is good enough
+            name: goal.cut(
+                current, groups, scored[1].values, move.target, sets=sets,
+                normalise=name or RANKINGS[ranking], limits=limits, strict=move.strict,
             )
             for name in names
         }  # fmt: skip
-        tried = (attempt(current, groups, name, cut) for name, cut in cuts.items())
-        best = min(itertools.chain.from_iterable(tried), key=_distance)
-        current, groups = best.model, best.groups
-        removed = np.array([len(group.removed) for group in groups], dtype=np.float64)
+        quick, thorough = repairs[:1], repairs[1:]
+        tried = (cut_down(current, groups, name, cut) for name, cut in cuts.items())
+        # which cut is best shows after the quick repair; only that cut is repaired thoroughly
+        nearest = min((functools.reduce(mend, quick, each) for each in tried), key=_distance)
+        nearest = functools.reduce(mend, thorough, nearest)
+        removed = np.array([len(group.removed) for group in nearest.groups], dtype=np.float64)
         shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
-        units = sum(group.units for group in groups)
-        history.append(
-            StepRecord(
-                step,
-                shares["macs"],
-                shares["params"],
-                1 - float(removed.sum()) / units,
-                best.before,
-                best.after,
-                best.normalise,
-            )
+        record = StepRecord(
+            step=len(points.records),
+            macs_kept=shares["macs"],
+            params_kept=shares["params"],
+            units_kept=1 - float(removed.sum()) / sum(group.units for group in whole),
+            before_recovery=nearest.before,
+            after_recovery=nearest.after,
+            normalise=nearest.normalise,
+            start=move.start,
         )
-        on_step(history[-1])
-    settings = {
-        "criterion": scores.criterion, "budget": {kind: 1 - kept if kind == "ratio" else kept},
-        "steps": steps, "ranking": ranking, "normalise": normalise, "floor": floor,
-        "recovery": recovery, "reference_images": scores.count, "seed": seed,
-    }  # fmt: skip
-    plan = finish(original, groups, example, settings)
+        if floors is not None and drift is not None:
+            with _timed(now, points.seconds, "attribution"):
+                drifted = drift(nearest.model)
+            bound = judge.drop_bound(nearest.outputs, confidence)
+            good = floors.holds(bound, drifted)
+            record = replace(record, drop_bound=bound, drift=drifted, good=good)
+        spent = now() - points.seconds["attribution"] - begun
+        points.seconds["search"] = points.seconds.get("search", 0.0) + spent
+        add(record, nearest.model, nearest.groups)
+        on_step(record)
+    chosen = walk.chosen(points.records)
+    if floors is not None and chosen.step == 0:
+        points.discard()
+        raise DebrideError(floors.refusal(points.records, judge.measure, len(judge.labels)))
+    current, groups = points.network(chosen.step)
+    settings["reference_images"] = sum(len(unpack(batch)[0]) for batch in reference)
+    if goal.clock is not None:
+        settings["measured_latency"] = asdict(goal.clock.share(current))
     measured = (
         evaluate(
             current, validation, original=original, task=task, split="validation", rules=rules,
@@ -279,7 +362,18 @@ def prune(
         if evidence
         else None
     )  # fmt: skip
-    return Pruned(current, plan, measured, tuple(history), settings)
+    curve = None
+    if floors is not None:
+        curve = Curve(points.records, chosen.step, judge.measure, floors, dict(points.seconds))
+    plan = finish(original, groups, example, settings)
+    return Pruned(current, plan, measured, points.records, settings, curve)
+
+
+@contextlib.contextmanager
+def _timed(now: Callable[[], float], seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = now()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + now() - begun
 
 
 def _first_images(data: Iterable[Any]) -> Tensor:

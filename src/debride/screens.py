@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from debride.data.images import ImageSource
     from debride.data.preprocessing import Preprocessing
     from debride.evidence.evidence import Evidence
-    from debride.opening import Job
-    from debride.pruning import StepRecord
+    from debride.opening import Job, Network
+    from debride.planning.search import Curve, StepRecord
 
 LISTED = 20
 """Names of unreadable images that are shown, at most."""
@@ -55,13 +55,17 @@ def warn(text: str) -> None:
 
 def show_job(job: Job) -> None:
     """Say what images, network and preparation a command works with."""
-    network = job.network
     show_source(job.source)
+    show_network(job.network)
+    show_preparation(job.network.preprocessing, job.network.how)
+
+
+def show_network(network: Network) -> None:
+    """Say which network it is, how large, and where its weights come from."""
     parameters = sum(parameter.numel() for parameter in network.model.parameters())
     name = network.spec.source if network.spec is not None else type(network.model).__name__
     known = f"{amount(parameters)} parameters, {network.weights}, on {network.device}"
     say("network", f"{name}, {known}")
-    show_preparation(network.preprocessing, network.how)
 
 
 def show_source(source: ImageSource) -> None:
@@ -192,7 +196,29 @@ def show_step(record: StepRecord) -> None:
     say(
         f"step {record.step}",
         f"MACs {record.macs_kept:.1%}, parameters {record.params_kept:.1%}; "
-        f"validation {record.before_recovery:.3f} cut, {record.after_recovery:.3f} recovered",
+        f"validation {record.before_recovery:.3f} cut, {record.after_recovery:.3f} recovered"
+        + (f"; {_demanded(record)}" if record.drop_bound is not None else ""),
+    )
+
+
+def _demanded(record: StepRecord) -> str:
+    held = "kept" if record.good else "broken"
+    return f"down by at most {record.drop_bound:.4f}, drift {record.drift:.3f}: floor {held}"
+
+
+def show_curve(curve: Curve) -> None:
+    """Say which network was chosen among those visited, and what the search took."""
+    chosen = curve.points[curve.chosen]
+    say(
+        "chosen",
+        f"step {chosen.step} of {plural(len(curve.points) - 1, 'network')} visited: "
+        f"{chosen.macs_kept:.1%} of the MACs; {_demanded(chosen)}",
+    )
+    one, attributions = (curve.seconds[name] for name in ("evaluation", "attribution"))
+    say(
+        "search",
+        f"{curve.evaluations:.1f} × one evaluation of the validation images ({one:.1f} s of "
+        f"computing), and {duration(attributions)} of attributions",
     )
 
 

@@ -11,38 +11,68 @@ from torch import Tensor, nn
 
 from debride.data.batches import unpack
 from debride.errors import DebrideError
+from debride.metrics import drop_bound, measure, read_metric
 from debride.models.outputs import Task, logits
 from debride.models.state import undisturbed
-from debride.training import validation_metric
+from debride.timing import stopwatch
 
 
 class Validation:
     """The validation images, and the original network's outputs on them.
 
+    Parameters
+    ----------
+    metric : str, optional
+        See `debride.metrics`; balanced accuracy by default, macro ROC AUC if multi-label.
+
     Attributes
     ----------
     original : Tensor
         (N, K) logits of the network before any cut.
+    seconds : float
+        What one evaluation of the original took.
     """
 
     def __init__(
-        self, model: nn.Module, data: Iterable[Any], task: Task | None, device: torch.device
+        self,
+        model: nn.Module,
+        data: Iterable[Any],
+        task: Task | None,
+        device: torch.device,
+        metric: str | None = None,
     ) -> None:
         self.data, self.device = data, device
+        now = stopwatch(device)
+        begin = now()
         self.original, self.labels = self._run(model)
+        self.seconds = now() - begin
         if task is None:
             multilabel = self.labels.ndim == 2 and self.labels.shape[1] > 1
             task = "multilabel" if multilabel else "multiclass"
             task = "binary" if self.original.shape[1] == 1 else task
         self.task: Task = task
+        classes = 2 if task == "binary" else self.original.shape[1]
+        if task != "multilabel" and int(self.labels.max()) >= classes:
+            raise DebrideError(
+                f"a validation image has the label {int(self.labels.max())}, and the network "
+                f"tells {classes} classes apart: give labels from 0 to {classes - 1}"
+            )
+        usual = "auc" if task == "multilabel" else "balanced_accuracy"
+        self.measure = read_metric(metric or usual, [str(k) for k in range(classes)])
 
     def outputs(self, model: nn.Module) -> Tensor:
         """Return a network's (N, K) logits."""
         return self._run(model)[0]
 
     def metric(self, outputs: Tensor) -> float:
-        """Return balanced accuracy, or macro ROC AUC if multi-label."""
-        return validation_metric(outputs, self.labels, self.task)
+        """Return the metric of a network's outputs."""
+        return float(measure(self.measure, outputs, self.labels, self.task)[0])
+
+    def drop_bound(self, outputs: Tensor, confidence: float) -> float:
+        """Return what the drop of the metric from the original's does not exceed."""
+        return drop_bound(
+            self.measure, self.original, outputs, self.labels, self.task, confidence=confidence
+        )
 
     def divergence(self, outputs: Tensor) -> float:
         """Return the mean Kullback-Leibler divergence from the original's decisions, in nats."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,17 @@ from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
-from debride.files import UNFINISHED
+from debride.files import UNFINISHED_POINTS, check_free
+from debride.metrics import read_metric
 from debride.opening import Job, open_job
+from debride.planning.applying import restated
 from debride.planning.make import check_members
 from debride.planning.plan import Plan
+from debride.planning.search import Curve, StepRecord
+from debride.points import check_points
 from debride.progress import track
 from debride.provenance import Stopwatch
-from debride.pruning import StepRecord
+from debride.pruning import STEPS
 from debride.pruning import prune as cut_in_steps
 from debride.recovery import begin
 from debride.relevance.rules import rule_set
@@ -35,6 +39,7 @@ from debride.resume import check_progress
 from debride.surgery.removal import apply as cut
 from debride.training import DEFAULT_RATE, EpochRecord
 from debride.training import train as fit
+from debride.visited import curve_files, take
 
 if TYPE_CHECKING:
     from debride.config import Settings
@@ -49,12 +54,18 @@ _RESUMED = set(
     "epochs seed batch_size validation classes image_size resize crop channels mean std".split()
 )
 """Settings that must be the same where a training goes on."""
+_NOT_COMPARED = set("out overwrite explain speed show_names force trust device from_ at".split())
+"""Settings that may be others where a pruning goes on."""
+_PASSED_ON = (
+    "macs params bytes latency latency_table ratio max_drop max_drift confidence steps ranking "
+    "normalise floor round_to protect recovery seed"
+).split()
 
 
 def train(settings: TrainSettings) -> None:
     """Train a baseline and write it with its evidence and report."""
     watch = Stopwatch()
-    _free(settings.out, settings.overwrite)
+    check_free(settings.out, settings.overwrite)
     asked = settings.model_dump(mode="json", include=_RESUMED)
     asked["lr"] = settings.lr or DEFAULT_RATE
     resuming = check_progress(settings.out, asked)
@@ -120,18 +131,28 @@ def train(settings: TrainSettings) -> None:
 
 def prune(settings: PruneSettings) -> None:
     """Cut a network down step by step, measure it beside the original, and write it."""
-    if settings.macs is None and settings.ratio is None:
-        settings = settings.model_copy(update={"macs": 0.5})
     watch = Stopwatch()
-    _free(settings.out, settings.overwrite, settings.model)
+    check_free(settings.out, settings.overwrite, settings.model)
     check_criterion(settings.criterion)
     rule_set(settings.rules)
+    asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
+    done = 0 if settings.from_ is not None else check_points(settings.out, asked)
     job = open_job(settings)
     _whole(job)
+    metric = settings.metric and read_metric(settings.metric, job.source.classes)
     screens.show_job(job)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
-    bar = track(range(settings.steps), "pruning")
+    if settings.from_ is not None and settings.at is not None:
+        taken = take(settings.from_, settings.at, job.network.model)
+        screens.show_curve(taken.curve)
+        _finish("prune", settings, watch, job, before, taken.model, taken.plan, taken.curve)
+        return
+    searching = settings.max_drop is not None or settings.max_drift is not None
+    if done:
+        screens.say("resuming", f"the {screens.plural(done, 'step')} kept in {settings.out}")
+    steps: Iterable[int] = count() if searching else range(settings.steps or STEPS)
+    bar = track(steps, "searching" if searching else "pruning")
 
     def tell(record: StepRecord) -> None:
         screens.show_step(record)
@@ -144,40 +165,43 @@ def prune(settings: PruneSettings) -> None:
             job.batches("val"),
             criterion=settings.criterion,
             rules=settings.rules,
-            macs=settings.macs,
-            ratio=settings.ratio,
-            steps=settings.steps,
-            ranking=settings.ranking,
-            floor=settings.floor,
-            recovery=settings.recovery,
+            **{name: getattr(settings, name) for name in _PASSED_ON},
+            metric=metric,
             recovery_data=job.recalibration(),
             task=job.task,
-            seed=settings.seed,
             evidence=False,  # measured on the test images, once, at the end
+            folder=settings.out,
+            recorded={**asked, "images": job.source.fingerprint()},
             on_step=tell,
         )
-    results = {"history": [dataclasses.asdict(record) for record in pruned.history]}
-    _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, results)
+    if pruned.curve is not None:
+        screens.show_curve(pruned.curve)
+    history = {"history": [dataclasses.asdict(record) for record in pruned.history]}
+    _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, pruned.curve, history)
 
 
 def apply(settings: ApplySettings) -> None:
     """Apply a plan to a network, measure it beside the original, and write it."""
     watch = Stopwatch()
-    _free(settings.out, settings.overwrite, settings.model)
+    check_free(settings.out, settings.overwrite, settings.model)
     plan = Plan.from_json(read_text(settings.plan, "--plan"))
     job = open_job(settings)
     _whole(job)
     screens.show_job(job)
     plan.check(job.network.model)
     example, _ = unpack(next(iter(job.batches("val", batch_size=1))))
-    check_members(job.network.model, plan, example.to(job.network.device))
+    example = example.to(job.network.device)
+    check_members(job.network.model, plan, example)
+    plan, differences = restated(job.network.model, plan, example)
+    for difference in differences:
+        screens.warn(difference)
     with watch.part("checking"):
         before = _check(job, force=settings.force)
     with watch.part("pruning"):
         model = cut(job.network.model, plan)
         original, images = job.network.model, job.recalibration()
         begin(settings.recovery, original, plan.groups, images)(model, plan.groups)
-    _finish("apply", settings, watch, job, before, model, plan, {})
+    _finish("apply", settings, watch, job, before, model, plan)
 
 
 def _finish(
@@ -188,7 +212,8 @@ def _finish(
     before: Check,
     model: nn.Module,
     plan: Plan,
-    results: Mapping[str, Any],
+    curve: Curve | None = None,
+    results: Mapping[str, Any] | None = None,
 ) -> None:
     """Measure the smaller network beside the original, write the folder, print the table."""
     with watch.part("evidence"):
@@ -206,11 +231,13 @@ def _finish(
             seed=settings.seed,
         )
     validation = {"original": before.score, "model": after.score}
-    results = {**results, "validation": {**validation, "metric": _metric(job)}}
+    results = {**(results or {}), "validation": {**validation, "metric": _metric(job)}}
+    if curve is not None:
+        results["curve"] = curve.to_dict()
     run = _run(command, settings, watch, job, results)
     names = names_of(job.source, job.final_split) if settings.show_names else {}
     smaller = dataclasses.replace(job, network=dataclasses.replace(job.network, model=model))
-    _write(settings.out, smaller, run, evidence, plan, names)
+    _write(settings.out, smaller, run, evidence, plan, names, curve)
     screens.show_evidence(evidence, validation=validation, metric=_metric(job))
     if before.passed and not after.passed:
         screens.warn(
@@ -227,7 +254,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if settings.out is not None:
         if (settings.out / "model.json").exists():
             raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
-        _free(settings.out, overwrite=True)
+        check_free(settings.out, overwrite=True)
     job = open_job(settings)
     screens.show_job(job)
     split = settings.split
@@ -329,32 +356,6 @@ def _checked(job: Job, model: nn.Module) -> Check:
     )
 
 
-def _free(out: Path, overwrite: bool, source: str = "") -> None:
-    """Refuse, before any work, to write where something else is or where nothing can be."""
-    if source and Path(source).is_dir() and out.resolve() == Path(source).resolve():
-        raise DebrideError(f"--out '{out}' is the folder of --model: give a new folder")
-    if out.is_dir() and any(out.iterdir()):
-        finished = (out / "model.json").exists()
-        others = (UNFINISHED, "evidence.json")  # a training, or what debride evaluate wrote
-        if not finished and not any((out / name).exists() for name in others):
-            raise DebrideError(
-                f"'{out}' holds something that is not Debride's: give --out a new folder"
-            )
-        if finished and not overwrite:
-            raise DebrideError(
-                f"'{out}' holds a finished run: give another --out, or --overwrite to replace it"
-            )
-    elif out.exists() and not out.is_dir():
-        raise DebrideError(f"'{out}' is a file: give --out a folder")
-    existing = next(parent for parent in out.absolute().parents if parent.exists())
-    try:
-        Path(tempfile.mkdtemp(prefix=".debride.", dir=existing)).rmdir()
-    except OSError as error:
-        raise DebrideError(
-            f"cannot write in '{existing}' ({error.strerror}): give another --out"
-        ) from None
-
-
 def _write(
     out: Path,
     job: Job,
@@ -362,7 +363,9 @@ def _write(
     evidence: Evidence,
     plan: Plan | None,
     names: Mapping[int, str],
+    curve: Curve | None = None,
 ) -> None:
+    visited = out / UNFINISHED_POINTS
     html = render(run, evidence, plan, show_names=bool(names), names=names or None)
     write_bundle(
         out,
@@ -375,6 +378,8 @@ def _write(
         run=run,
         evidence=evidence,
         report_html=html,
+        texts=None if curve is None else curve_files(curve, job.source.classes),
+        points=visited if curve is not None and visited.is_dir() else None,
     )
 
 

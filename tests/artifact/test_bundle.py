@@ -309,4 +309,4 @@ def test_model_json_is_readable(tmp_path: Path):
     content = json.loads((folder / "model.json").read_text())
     assert content["spec"]["source"] == "torchvision:mobilenet_v3_small"
     assert content["classes"] == ["no", "yes"]
-    assert read_manifest(folder).weights_sha256 == content["weights_sha256"]
+    assert read_manifest(folder).sha256 == content["sha256"]

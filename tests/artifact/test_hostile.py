@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from debride.artifact.bundle import read_bundle, write_bundle
+from debride.artifact.manifest import own_hash
 from debride.errors import DebrideError
 from debride.models import ModelSpec, build
 from debride.planning.costs import Costs
@@ -64,8 +66,11 @@ def refused(folder: Path, words: str) -> None:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change model.json by somebody who also mends its hash."""
     content = json.loads((folder / "model.json").read_text())
     change(content)
+    if "model.json" in content.get("sha256", {}):
+        content["sha256"]["model.json"] = own_hash(content)
     (folder / "model.json").write_text(json.dumps(content))
 
 
@@ -73,7 +78,7 @@ def replace_weights(folder: Path, content: bytes) -> None:
     """Replace the weights by somebody who also mends the hash."""
     (folder / "model.safetensors").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    edit(folder, lambda manifest: manifest.update(weights_sha256=digest))
+    edit(folder, lambda manifest: manifest["sha256"].update({"model.safetensors": digest}))
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -86,6 +91,8 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
 
 def test_the_sound_one_is_read(folder: Path):
     assert read_bundle(folder).spec == SPEC
+    hashes = json.loads((folder / "model.json").read_text())["sha256"]
+    assert sorted(hashes) == ["model.json", "model.safetensors", "plan.json", "run.json"]
 
 
 class Evil:
@@ -128,6 +135,43 @@ def test_changed_plan(folder: Path):
     plan = folder / "plan.json"
     plan.write_text(plan.read_text().replace('"made_by"', ' "made_by"'))
     refused(folder, "plan.json' is not the file that was written")
+
+
+def test_a_changed_model_json(folder: Path):
+    path = folder / "model.json"
+    path.write_text(path.read_text().replace('"num_heads": 2', '"num_heads": 4'))
+    refused(folder, "model.json' was changed after it was written")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "plan.json", "run.json", "model.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_plain_file(folder: Path, tmp_path: Path, name: str, kind: str):
+    path = folder / name
+    if kind == "link":
+        path.rename(tmp_path / name)
+        path.symlink_to(tmp_path / name)
+        refused(folder, f"{name}' is a link, which is not followed")
+        return
+    path.unlink()
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    refused(folder, f"{name}' is not a plain file" if name != "model.json" else "holds no network")
+
+
+@pytest.mark.parametrize("name", ["model.json", "plan.json", "run.json"])
+def test_names_that_stand_twice(folder: Path, name: str):
+    path = folder / name
+    path.write_text('{"twice": 1, "twice": 2}')
+    if name != "model.json":
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit(folder, lambda manifest: manifest["sha256"].update({name: digest}))
+    refused(folder, f"{name}' is not valid JSON: 'twice' stands there twice")
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite(folder: Path, number: str):
+    path = folder / "model.json"
+    path.write_text(path.read_text().replace('"outputs": 2', f'"outputs": {number}'))
+    refused(folder, f"model.json' is not valid JSON: {number} is not a number")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "plan.json", "run.json"])
@@ -176,11 +220,15 @@ def spec(**fields: Any) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(schema_version=2), "schema version 2, this Debride reads up to 1"),
+        (lambda m: m.update(schema_version=3), "schema version 3, this Debride reads up to 2"),
         (lambda m: m.update(schema_version="1"), "damaged at 'schema_version'"),
-        (lambda m: m.pop("weights_sha256"), "damaged at 'weights_sha256'"),
+        (lambda m: m.update(schema_version=-1), "damaged at 'schema_version'"),
+        (lambda m: m.pop("sha256"), "damaged at 'sha256'"),
+        (lambda m: m["sha256"].pop("model.safetensors"), "the hash of the weights is missing"),
         (lambda m: m.update(weights="../../etc/passwd"), "damaged at 'weights'"),
-        (lambda m: m.update(weights_sha256="../../etc/passwd"), "its SHA-256 differs"),
+        (lambda m: m["sha256"].update({"../../etc/passwd": "0"}), "damaged at 'sha256.../../etc"),
+        (lambda m: m["sha256"].update({"run.json": "0"}), "its SHA-256 differs"),
+        (lambda m: m["sha256"].update({"evidence.json": "0"}), "cannot read"),
         (lambda m: m.update(dtype="quint8"), "damaged at 'dtype'"),
         (lambda m: m.update(dtype="float16"), "in the network torch.float16"),
         (lambda m: m.update(task="regression"), "damaged at 'task'"),
@@ -202,6 +250,11 @@ def spec(**fields: Any) -> Callable[[dict[str, Any]], Any]:
         (spec(options={"checkpoint_path": "/etc/passwd"}), "'checkpoint_path' is not an option"),
         (spec(options={"pretrained": True}), "'pretrained' is not an option"),
         (spec(options={"embed_dim": "x" * 10_000}), "cannot be built"),
+        (spec(options={"embed_dim": "x" * 200_000}), "more options than any has"),
+        (spec(options={"depth": 10**9}), "larger than any network has"),
+        (spec(options={"depth": 30_000}), "far larger than its weights"),
+        (spec(options={"embed_dim": [[[[[[[[[[1]]]]]]]]]]}), "more options than any has"),
+        (spec(options={"embed_dim": 0}), "cannot be built"),
     ],
 )
 def test_a_model_json_made_by_hand(folder: Path, change, words: str):

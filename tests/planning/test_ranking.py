@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from debride.errors import DebrideError
+from debride.planning.fitting import cut_to_budget
 from debride.planning.plan import Group, Member, PlannedGroup, Tap
-from debride.planning.ranking import importances, normalisation_names
+from debride.planning.ranking import (
+    check_ranking,
+    importances,
+    normalisation_names,
+    ranked_together,
+)
 
 
 def _group(name: str, units: int, *layers: str, keep: list[int] | None = None) -> PlannedGroup:
@@ -84,3 +90,53 @@ def test_an_unknown_normalisation_is_named() -> None:
     assert normalisation_names() == ("rank", "share", "share_width", "share_width_rank")
     with pytest.raises(DebrideError, match="no normalisation 'shares': did you mean 'share'"):
         importances([], {}, "shares")
+
+
+def test_isomorphic_groups_have_the_same_kinds_and_shapes() -> None:
+    def convolutions(width: int) -> list[nn.Module]:
+        return [nn.Conv2d(8, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 8, 3)]
+
+    model = nn.Sequential(*convolutions(6), *convolutions(6), *convolutions(4))
+    groups = []
+    for first, units in ((0, 6), (3, 6), (6, 4)):
+        members = (
+            Member(str(first), "out"), Member(str(first + 1), "out"), Member(str(first + 2), "in")
+        )  # fmt: skip
+        taps = (Tap(str(first), str(first + 1)),)
+        groups.append(Group(str(first), "channel", units, members, taps))
+    first, second, third = ranked_together("isomorphic", model, groups)
+    assert first == second != third
+    assert ranked_together("layer", model, groups) == ("0", "3", "6")
+    assert len(set(ranked_together("global", model, groups))) == 1
+
+
+@pytest.mark.parametrize(
+    ("sets", "kept"),
+    [
+        ("xxx", {"a": [2, 3], "b": [3], "c": [0, 1, 2]}),
+        ("xyz", {"a": [2, 3], "b": [2, 3], "c": [0, 1]}),
+        ("xyx", {"a": [2, 3], "b": [2, 3], "c": [0, 1]}),
+        ("xxy", {"a": [1, 2, 3], "b": [3], "c": [0, 1]}),
+    ],
+)
+def test_sets_are_ranked_among_themselves(sets: str, kept: dict[str, list[int]]) -> None:
+    groups = [_group(name, 4) for name in "abc"]
+    scores = {
+        "a": _doubles(11, 20, 30, 39),
+        "b": _doubles(1, 2, 3, 94),
+        "c": _doubles(38, 31, 21, 10),
+    }
+    cut = cut_to_budget(
+        groups, scores, lambda removed: 12 - float(removed.sum()), 0.5, sets=tuple(sets),
+        normalise="share",
+    )  # fmt: skip
+    assert {group.name: list(group.keep) for group in cut} == kept
+
+
+def test_a_ranking_within_layers_takes_no_normalisation() -> None:
+    check_ranking("layer", "rank")
+    check_ranking("isomorphic", "share")
+    with pytest.raises(DebrideError, match="within each layer needs no normalisation 'share'"):
+        check_ranking("layer", "share")
+    with pytest.raises(DebrideError, match="no ranking 'globl': known: global, layer, isomorphic"):
+        check_ranking("globl", None)

@@ -177,34 +177,6 @@ def test_an_unknown_operator_is_named_with_its_module_or_raised():
         attribute(Strange(), images, 0, strict=True)
 
 
-class Double(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, c):
-        return 2 * c
-
-
-class Hidden(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 2)
-
-    def forward(self, x):
-        return Double.apply(self.fc(x.flatten(1)))
-
-
-def test_parts_that_a_function_mode_cannot_see_are_named():
-    images = torch.rand(1, 1, 2, 2)
-    assert attribute(Hidden(), images, 0).unknown == {"autograd.Function Double": []}
-    with pytest.raises(DebrideError, match="cannot see into autograd"):
-        attribute(Hidden(), images, 0, strict=True)
-    scripted = nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(4, 2)))
-    assert attribute(scripted, images, 0).unknown == {"scripted module": ["1"]}
-
-
 def test_nothing_of_a_pass_outlives_it():
     model = small("residual")
     born: list[weakref.ref] = []

@@ -1,8 +1,10 @@
 """What a rule set can choose beside the rules of linear layers, and composites from files."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from debride.errors import DebrideError
@@ -266,3 +268,24 @@ def test_options_that_a_set_does_not_have_are_refused():
         make_rule("gamma", gam=1)
     with pytest.raises(DebrideError, match="cannot read the rule set"):
         rule_set("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("make", "rules", "least"),
+    [
+        (lambda: torchvision.models.resnet18(num_classes=3), "epsilon", 0.95),
+        (lambda: torchvision.models.resnet18(num_classes=3), "epsilon_plus_flat", 0.999),
+        (lambda: torchvision.models.resnet18(num_classes=3), "dlb", 0.999),
+        (lambda: timm.create_model("vit_tiny_patch16_224", img_size=64), "attnlrp", 0.999),
+    ],
+)
+def test_bfloat16_gives_nearly_the_maps_of_float32(make, rules, least):
+    torch.manual_seed(0)
+    model = randomise_norms(make()).bfloat16()  # weights that both have exactly
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    small = attribute(model, images, 1, rules=rules)
+    whole = attribute(model.float(), images.float(), 1, rules=rules)
+    assert small.input.dtype == torch.bfloat16
+    alike = torch.cosine_similarity(small.input.float().flatten(1), whole.input.flatten(1))
+    assert float(alike.min()) > least
+    assert abs(small.delta) < 0.02 * float(small.output.float().abs().sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.resources
 import json
@@ -11,38 +10,43 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import debride
-from debride.artifact.manifest import Manifest, read_json, read_manifest, read_text, sha256
-from debride.artifact.tensors import Layout, on_meta, read_tensors, write_tensors
+from debride.artifact.building import check_task, float_type, network_of
+from debride.artifact.manifest import (
+    EVIDENCE,
+    MANIFEST,
+    PLAN,
+    RUN,
+    WEIGHTS,
+    Hashed,
+    Manifest,
+    own_hash,
+    read_manifest,
+)
+from debride.artifact.reading import read_json, sha256
+from debride.artifact.tensors import write_tensors
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.files import UNFINISHED, staged_folder
-from debride.models.outputs import Task, logits, probabilities, task_of
-from debride.models.spec import CUSTOM, ModelSpec, build
+from debride.files import POINTS, UNFINISHED, UNFINISHED_POINTS, link_or_copy, staged_folder
+from debride.models.outputs import Task, logits, probabilities
+from debride.models.registry import first_line
+from debride.models.spec import ModelSpec
 from debride.planning.plan import Plan
-from debride.surgery.removal import apply
 
 if TYPE_CHECKING:
     from debride.evidence import Evidence
     from debride.pruning import Pruned
 
-WEIGHTS = "model.safetensors"
+_HASHED: tuple[Hashed, ...] = get_args(Hashed)
 _OURS = {
-    "evidence.json",
-    "heatmaps.safetensors",
-    "model.json",
-    "plan.json",
-    "predict.py",
-    "report.html",
-    "run.json",
-    UNFINISHED,
-    WEIGHTS,
-}
+    *_HASHED, "predict.py", "report.html", "curve.csv", "curve.svg", POINTS, UNFINISHED,
+    UNFINISHED_POINTS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ def write_bundle(
     run: Mapping[str, Any],
     evidence: Evidence | None = None,
     report_html: str | None = None,
+    texts: Mapping[str, str] | None = None,
+    points: Path | None = None,
 ) -> None:
     """Write a network into a folder, which takes the place of an earlier one at once.
 
@@ -110,6 +116,10 @@ def write_bundle(
     ----------
     spec
         How to build the network before `plan` is applied; None for the user's own.
+    texts
+        Further files and what is in them.
+    points
+        Folder of the networks that a search visited; it may be the one that is replaced.
 
     Raises
     ------
@@ -122,23 +132,28 @@ def write_bundle(
     with staged_folder(folder) as stage:
         layout = write_tensors(model, stage / WEIGHTS)
         if plan is not None:
-            (stage / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+            (stage / PLAN).write_text(plan.to_json(), encoding="utf-8")
+        _write_findings(stage, run, evidence, report_html)
         manifest = Manifest(
             spec=spec,
             network=f"{type(model).__module__}.{type(model).__qualname__}",
             classes=tuple(classes),
             task=task,
             preprocessing=preprocessing,
-            dtype=_float_type(model),
+            dtype=float_type(model),
             tied=dict(layout.tied),
             channels_last=layout.channels_last,
-            weights_sha256=sha256(stage / WEIGHTS),
-            plan_sha256=sha256(stage / "plan.json") if plan is not None else None,
+            sha256={name: sha256(stage / name) for name in _HASHED if (stage / name).exists()},
         )
-        _write_json(stage / "model.json", manifest.model_dump(mode="json"))
-        _write_findings(stage, run, evidence, report_html)
+        content = manifest.model_dump(mode="json")
+        content["sha256"][MANIFEST] = own_hash(content)
+        _write_json(stage / MANIFEST, content)
+        for name, text in (texts or {}).items():
+            (stage / name).write_text(text, encoding="utf-8")
+        if points is not None:
+            shutil.copytree(points, stage / POINTS, copy_function=link_or_copy)
         # safetensors writes for the owner alone; the folder has one way of reading.
-        (stage / WEIGHTS).chmod((stage / "run.json").stat().st_mode)
+        (stage / WEIGHTS).chmod((stage / RUN).stat().st_mode)
         if spec is not None and preprocessing is not None:
             (stage / "predict.py").write_text(_predict_script(spec), encoding="utf-8")
         _copy(foreign, stage)
@@ -164,7 +179,7 @@ def write_findings(
     with staged_folder(folder) as stage:
         _write_findings(stage, run, evidence, report_html)
         if plan is not None:
-            (stage / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+            (stage / PLAN).write_text(plan.to_json(), encoding="utf-8")
         _copy(foreign, stage)
 
 
@@ -190,36 +205,34 @@ def read_bundle(
         When anything in the folder is missing, damaged, changed, too new or not allowed.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    _check_hash(folder / WEIGHTS, manifest.weights_sha256)
-    plan = None
-    if manifest.plan_sha256 is not None:
-        _check_hash(folder / "plan.json", manifest.plan_sha256)
-        plan = Plan.from_json(read_text(folder / "plan.json"))
-    layout = Layout(manifest.tied, manifest.channels_last)
-    network = _skeleton(folder, manifest, model, trust, "meta")
-    for place in ("meta", "cpu"):
-        if place == "cpu":
-            network = _skeleton(folder, manifest, model, trust, place)
-        if plan is not None:
-            network = apply(network, plan)
-        read_tensors(network, folder / WEIGHTS, layout)
-        # Tensors that a constructor computes and registers nowhere need a real construction.
-        if not on_meta(network):
-            break
-    _check_task(folder, manifest)
-    evidence = folder / "evidence.json"
-    return Bundle(
-        model=network.to(device).eval(),
-        spec=manifest.spec,
-        preprocessing=manifest.preprocessing,
-        classes=manifest.classes,
-        task=manifest.task,
-        plan=plan,
-        run=read_json(folder / "run.json"),
-        evidence=read_json(evidence) if evidence.exists() else None,
-        folder=folder,
-    )
+    try:
+        manifest = read_manifest(folder)
+        for name, expected in manifest.sha256.items():
+            if name != MANIFEST:  # which has checked itself
+                _check_hash(folder / name, expected)
+        network, plan = network_of(folder, manifest, model, trust)
+        check_task(folder, manifest)
+        evidence = folder / EVIDENCE
+        bundle = Bundle(
+            model=network,
+            spec=manifest.spec,
+            preprocessing=manifest.preprocessing,
+            classes=manifest.classes,
+            task=manifest.task,
+            plan=plan,
+            run=read_json(folder / RUN, finite=False),
+            evidence=read_json(evidence) if evidence.exists() else None,
+            folder=folder,
+        )
+    except DebrideError as error:
+        raise DebrideError(_clipped(str(error))) from error
+    except Exception as error:  # whatever a constructor makes of what a stranger wrote
+        raise DebrideError(
+            f"the network of '{folder}' cannot be built, as the folder is damaged or other library "
+            f"versions wrote it: {type(error).__name__}: {_clipped(first_line(error))}"
+        ) from error
+    network.to(device).eval()
+    return bundle
 
 
 def save(pruned: Pruned, folder: str | Path) -> None:
@@ -239,6 +252,9 @@ def save(pruned: Pruned, folder: str | Path) -> None:
         "settings": dict(pruned.settings),
         "history": [dataclasses.asdict(record) for record in pruned.history],
     }
+    visited = Path(folder) / UNFINISHED_POINTS
+    if pruned.curve is not None:
+        run["curve"] = pruned.curve.to_dict()
     write_bundle(
         folder,
         pruned.model,
@@ -249,6 +265,8 @@ def save(pruned: Pruned, folder: str | Path) -> None:
         plan=pruned.plan,
         run=run,
         evidence=evidence,
+        texts=None if pruned.curve is None else {"curve.csv": pruned.curve.to_csv()},
+        points=visited if pruned.curve is not None and visited.is_dir() else None,
     )
 
 
@@ -270,41 +288,10 @@ def load(folder: str | Path, model: nn.Module | None = None, *, trust: bool = Fa
     return read_bundle(folder, model=model, trust=trust).model
 
 
-def _skeleton(
-    folder: Path, manifest: Manifest, model: nn.Module | None, trust: bool, device: str
-) -> nn.Module:
-    """Build the unpruned network, with or without values."""
-    if model is not None:
-        network = _shadow(model) if device == "meta" else copy.deepcopy(model)
-    elif manifest.spec is None or manifest.spec.source == CUSTOM:
-        raise DebrideError(
-            f"'{folder}' holds a network of your own class {manifest.network}: hand over the "
-            "unpruned network, as in debride.load(folder, model=...)"
-        )
-    else:
-        network = build(manifest.spec, device=device, trust=trust)
-    if _float_type(network) != manifest.dtype:
-        network = network.to(getattr(torch, manifest.dtype))
-    return network
-
-
-def _shadow(model: nn.Module) -> nn.Module:
-    """Copy a network without the values of its parameters and buffers."""
-    memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        empty = torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=tensor.requires_grad)
-            if isinstance(tensor, nn.Parameter)
-            else empty
-        )
-    return copy.deepcopy(model, memo)
-
-
-def _float_type(model: nn.Module) -> Any:
-    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    kinds = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
-    return str(kinds[0] if kinds else torch.float32).removeprefix("torch.")
+def _clipped(said: str) -> str:
+    """Shorten what quotes a stranger's words, and take control characters out."""
+    said = "".join(letter if letter.isprintable() else " " for letter in said)
+    return said if len(said) <= 600 else f"{said[:400]} … {said[-150:]}"
 
 
 def _check_hash(path: Path, expected: str) -> None:
@@ -312,22 +299,6 @@ def _check_hash(path: Path, expected: str) -> None:
         raise DebrideError(
             f"'{path}' is not the file that was written with the rest of its folder (its SHA-256 "
             "differs from model.json): copy the folder again from where it was made"
-        )
-
-
-def _check_task(folder: Path, manifest: Manifest) -> None:
-    """Refuse a task that the network's outputs and the classes do not make."""
-    if manifest.spec is None or manifest.task is None:
-        return
-    outputs, classes = manifest.spec.outputs, len(manifest.classes)
-    try:
-        fits = task_of(outputs, classes, manifest.task == "multilabel") == manifest.task
-    except DebrideError:
-        fits = False
-    if not fits:
-        raise DebrideError(
-            f"'{folder / 'model.json'}' is damaged: {outputs} outputs for {classes} classes do not "
-            f"make a {manifest.task} network"
         )
 
 

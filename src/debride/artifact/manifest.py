@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from debride.artifact.migration import SCHEMA_VERSION, migrated
+from debride.artifact.reading import read_json
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.models.outputs import Task
 from debride.models.spec import ModelSpec
 
-SCHEMA_VERSION = 1
-LARGEST_JSON = 64 << 20
-"""Bytes. A plan of a large network has some hundred kilobytes."""
+MANIFEST: Final = "model.json"
+WEIGHTS: Final = "model.safetensors"
+PLAN: Final = "plan.json"
+RUN: Final = "run.json"
+EVIDENCE: Final = "evidence.json"
+Hashed = Literal[
+    "model.json",
+    "model.safetensors",
+    "plan.json",
+    "run.json",
+    "evidence.json",
+    "heatmaps.safetensors",
+]
+"""The files of results; ``report.html`` and ``predict.py`` are for people, and not read back."""
 
 
 class Manifest(BaseModel):
@@ -24,7 +38,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     spec: ModelSpec | None
     """None for the user's own network, which only the user can build."""
     network: str
@@ -35,8 +49,14 @@ class Manifest(BaseModel):
     dtype: Literal["float16", "bfloat16", "float32", "float64"]
     tied: dict[str, str] = Field(default_factory=dict)
     channels_last: tuple[str, ...] = ()
-    weights_sha256: str
-    plan_sha256: str | None
+    sha256: dict[Hashed, str]
+    """Of every file of results that the folder has; of this one, without the entry itself."""
+
+    @model_validator(mode="after")
+    def _of_the_weights(self) -> Self:
+        if WEIGHTS not in self.sha256:
+            raise ValueError("the hash of the weights is missing")
+        return self
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -47,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
     DebrideError
         When it is not there, not JSON, of a newer version, or a field is not what it should be.
     """
-    path = folder / "model.json"
+    path = folder / MANIFEST
     if not path.is_file():
         raise DebrideError(
             f"'{folder}' holds no network: give a folder that debride train, prune or save wrote"
@@ -60,58 +80,24 @@ def read_manifest(folder: Path) -> Manifest:
             "update Debride"
         )
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(migrated(content))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DebrideError(f"'{path}' is damaged at '{where}': {first['msg']}") from None
     except DebrideError as error:
         raise DebrideError(f"'{path}' is damaged: {error}") from None
+    # Version 1 had no hash of its own.
+    if version != 1 and manifest.sha256.get(MANIFEST) != own_hash(content):
+        raise DebrideError(
+            f"'{path}' was changed after it was written (its SHA-256 differs): copy the folder "
+            "again from where it was made"
+        )
+    return manifest
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    DebrideError
-        When there is no such file, or it holds anything else.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DebrideError(f"'{path}' is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise DebrideError(f"'{path}' is damaged: a JSON object is expected")
-    return content
-
-
-def read_text(path: Path) -> str:
-    """Read a text file of a run's folder.
-
-    Raises
-    ------
-    DebrideError
-        When it is not there, not text, or far too large.
-    """
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise DebrideError(f"'{path}' is larger than any file of its kind: it is not read")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DebrideError(f"cannot read '{path}': {error}") from None
-
-
-def sha256(path: Path) -> str:
-    """Give the SHA-256 of a file.
-
-    Raises
-    ------
-    DebrideError
-        When it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DebrideError(f"cannot read '{path}': {error.strerror or error}") from None
+def own_hash(content: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of the content of ``model.json`` without the entry of this hash."""
+    hashes = {name: each for name, each in content["sha256"].items() if name != MANIFEST}
+    text = json.dumps({**content, "sha256": hashes}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,6 +7,7 @@ decides between convolution algorithms. They are kept here too.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,18 @@ def read_tensors(model: nn.Module, path: Path, layout: Layout) -> None:
         _put(model, alias, _get(model, name))
 
 
+def stored_tensors(path: Path) -> int:
+    """Count the tensors of a file.
+
+    Raises
+    ------
+    DebrideError
+        When the file is damaged.
+    """
+    with _opened(path) as file:
+        return len(file.keys())
+
+
 def on_meta(model: nn.Module) -> bool:
     """Tell whether any tensor of a network, registered or not, has no values."""
     if any(tensor.is_meta for _, tensor in _all_tensors(model)):
@@ -137,10 +150,16 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        # Copies: the file may be changed later, and memory of our own is aligned.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            # Copies: the file may be changed later, and memory of our own is aligned.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise DebrideError(
             f"'{path}' is not a valid safetensors file ({first_line(error)}): "

@@ -1,6 +1,11 @@
 """Criteria: one raw score for each removable unit, over a reference sample."""
 
-from debride.criteria import baselines, relevance  # noqa: F401  (they register themselves)
+from debride.criteria import (  # noqa: F401  (they register themselves)
+    activations,
+    loss,
+    relevance,
+    weights,
+)
 from debride.criteria.registry import (
     Criterion,
     check_criterion,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,10 @@ from debride.planning.plan import Group
 
 
 class Criterion(Protocol):
-    """A function from a network and images to one raw score a unit."""
+    """A function from a network and images to one raw score a unit.
+
+    Its keyword-only parameters are its options: `score` hands on what they name.
+    """
 
     def __call__(
         self, model: nn.Module, groups: Sequence[Group], data: Iterable[Any], **options: Any
@@ -34,18 +38,20 @@ class Criterion(Protocol):
         data : iterable
             Batches of reference images.
         **options
-            What the user chose: ``rules``, ``seed``, ``device``.
+            What it asks for of ``rules``, ``seed``, ``device``, and its own.
         """
         ...
 
 
-_CRITERIA: dict[str, Criterion] = {}
+_CRITERIA: dict[str, Callable[..., Scores]] = {}
 
 
-def register_criterion(name: str) -> Callable[[Criterion], Criterion]:
-    """Register a criterion under a name that ``--criterion`` takes."""
+def register_criterion(
+    name: str,
+) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
+    """Register a `Criterion` under a name that ``--criterion`` takes."""
 
-    def add(criterion: Criterion) -> Criterion:
+    def add(criterion: Callable[..., Scores]) -> Callable[..., Scores]:
         _CRITERIA[name] = criterion
         return criterion
 
@@ -59,10 +65,17 @@ def criterion_names() -> tuple[str, ...]:
 
 def check_criterion(name: str) -> None:
     """Raise a sentence that names what is close, unless the criterion is known."""
-    if name not in _CRITERIA:
-        close = difflib.get_close_matches(name, _CRITERIA, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(criterion_names())}"
-        raise DebrideError(f"no criterion '{name}': {hint}")
+    if _plain(name) not in _CRITERIA:
+        raise DebrideError(f"no criterion '{name}': {_close(_plain(name), criterion_names())}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def score(
@@ -74,6 +87,7 @@ def score(
     groups: Sequence[Group] | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
+    **options: Any,
 ) -> Scores:
     """Score every removable unit of a network over reference images.
 
@@ -85,7 +99,8 @@ def score(
         Re-iterable batches: (images, labels), or dicts with "image" and "label". Without labels
         the predicted class is explained.
     criterion : str
-        A registered criterion: ``"lrp"``, ``"magnitude"``, ``"random"``.
+        A registered criterion such as ``"lrp"``, ``"ig"``, ``"taylor"`` or ``"magnitude"``, with
+        underscores or hyphens; see `criterion_names`.
     rules : str
         LRP's rule set.
     groups : sequence of Group, optional
@@ -94,17 +109,30 @@ def score(
         For criteria that draw.
     device : str or torch.device, optional
         Where the images go; the network's own by default.
+    **options
+        The criterion's own: ``aggregate`` of the criteria from relevance and of ``"taylor"``
+        (``"abs"``, ``"positive"``, ``"signed"``, ``"square"``), ``n_steps`` of ``"ig"``,
+        ``probes`` of ``"hessian"``.
 
     Raises
     ------
     DebrideError
-        For an unknown criterion, or no images.
+        For an unknown criterion or option, or no images.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    >>> found = score(net, [torch.rand(2, 1, 5, 5)], criterion="ig", n_steps=2)
+    >>> found.criterion, found.count, found.values["0"].shape
+    ('ig:2', 2, torch.Size([4]))
     """
     check_criterion(criterion)
+    run = _CRITERIA[_plain(criterion)]
+    device = next((p.device for p in model.parameters()), "cpu") if device is None else device
+    common = {"rules": rules, "seed": seed, "device": device}
+    options = _chosen(run, _plain(criterion), common, options)
     if groups is None:
         check_repeatable(data=data)
-    device = next((p.device for p in model.parameters()), "cpu") if device is None else device
-    if groups is None:
         for batch in data:
             groups = find_groups(model, unpack(batch)[0].to(device)).groups
             break
@@ -112,4 +140,21 @@ def score(
             raise DebrideError("the reference data are empty: give at least one image")
     with undisturbed(model):
         model.eval()
-        return _CRITERIA[criterion](model, groups, data, rules=rules, seed=seed, device=device)
+        return run(model, groups, data, **options)
+
+
+def _chosen(
+    run: Callable[..., Scores], name: str, common: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options a criterion is called with; those of its own that it lacks are refused."""
+    parameters = inspect.signature(run).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return {**common, **own}
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in own:
+        if option not in known:
+            offered = [each for each in known if each not in common]
+            raise DebrideError(
+                f"the criterion '{name}' has no option '{option}': {_close(option, offered)}"
+            )
+    return {key: value for key, value in {**common, **own}.items() if key in known}

@@ -1,8 +1,13 @@
-"""Criteria from explanation methods: how much relevance a unit carries."""
+"""Criteria from explanation methods: how much relevance a unit carries.
+
+What is explained is an image's true class, the sum of its classes where it has several, or the
+predicted class where it has no label. By default a channel counts with the size of its summed
+relevance in an image, a neuron with that at each token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +15,12 @@ from torch import Tensor, nn
 
 from debride.criteria.registry import register_criterion
 from debride.criteria.scores import Scores
-from debride.data.batches import unpack
+from debride.criteria.units import Visit, sum_over_images
 from debride.errors import DebrideError
 from debride.models.outputs import logits
-from debride.planning.layers import width
 from debride.planning.plan import Group
-from debride.relevance.methods import Target, trace
+from debride.relevance.backtrace import trace_contrastive
+from debride.relevance.methods import Target, attribute, trace
 
 
 @register_criterion("lrp")
@@ -25,54 +30,105 @@ def lrp(
     data: Iterable[Any],
     *,
     rules: str = "epsilon",
+    aggregate: str = "abs",
     device: str | torch.device = "cpu",
-    **_: Any,
 ) -> Scores:
-    """Score by Layer-wise Relevance Propagation for the true class, or the predicted one.
+    """Score by Layer-wise Relevance Propagation (Bach et al. 2015), with any rule set."""
+    return _traced(f"lrp:{rules}", model, groups, data, rules, aggregate, device)
 
-    A channel's relevance is summed over space for each image, then its size is summed over
-    images; a neuron's size is taken for each image and token, and so is that of what a head gives.
-    """
-    layers = {tap.read_at: tap for group in groups for tap in group.taps}
-    modules = dict(model.named_modules())
-    neurons = {
-        name
-        for name, tap in layers.items()
-        if tap.side == "in" or isinstance(modules[name], nn.Linear)
-    }
-    sums: dict[str, Tensor] = {}
-    unknown: dict[str, list[str]] = {}
-    count = 0
 
-    def visit(name: str, activation: Tensor, c: Tensor) -> None:
-        relevance = activation * c
-        if name in neurons:
-            per_unit = relevance.abs().flatten(0, -2).sum(0, dtype=torch.float64)
-        else:
-            per_unit = (
-                relevance.reshape(*relevance.shape[:2], -1).sum(2).abs().sum(0, dtype=torch.float64)
+@register_criterion("dlb")
+def dlb(
+    model: nn.Module,
+    groups: Sequence[Group],
+    data: Iterable[Any],
+    *,
+    aggregate: str = "abs",
+    device: str | torch.device = "cpu",
+) -> Scores:
+    """Score by DL-Backtrace in its default mode (arXiv 2411.12643)."""
+    return _traced("dlb", model, groups, data, "dlb", aggregate, device)
+
+
+@register_criterion("dlb_contrastive")
+def dlb_contrastive(
+    model: nn.Module,
+    groups: Sequence[Group],
+    data: Iterable[Any],
+    *,
+    aggregate: str = "abs",
+    device: str | torch.device = "cpu",
+) -> Scores:
+    """Score by DL-Backtrace's contrastive mode: relevance for the class minus that against it."""
+
+    def sweep(
+        images: Tensor, labels: Tensor | None, taps: tuple[str, ...], visit: Visit
+    ) -> Mapping[str, list[str]]:
+        if labels is not None and labels.ndim > 1:
+            raise DebrideError(
+                "the criterion 'dlb_contrastive' sets one class against the others, and an image "
+                "here may have several labels: take 'dlb' or 'lrp'"
             )
-        layer = layers[name].layer
-        sums[layer] = sums[layer] + per_unit if layer in sums else per_unit
+        return trace_contrastive(
+            model, images, labels, taps=taps, visit=lambda tap, a, c: visit(tap, a * c)
+        ).unknown
 
-    for batch in data:
-        images, labels = unpack(batch)
-        images = images.to(device)
-        found = trace(model, images, _target(labels), rules=rules, taps=tuple(layers), visit=visit)
-        count += images.shape[0]
-        unknown.update(found.unknown)
-    if count == 0:
-        raise DebrideError("the reference data are empty: give at least one image")
-    for tap in layers.values():
-        units = width(modules[tap.layer], tap.side)
-        sums.setdefault(tap.layer, torch.zeros(units, dtype=torch.float64))
-    return Scores(f"lrp:{rules}", count, {n: v.cpu() for n, v in sums.items()}, unknown)
+    return sum_over_images(
+        "dlb_contrastive", model, groups, data, sweep, aggregate=aggregate, device=device
+    )
 
 
-def _target(labels: Tensor | None) -> Target:
-    if labels is None:
-        return None
-    if labels.ndim == 1:
+@register_criterion("ig")
+def ig(
+    model: nn.Module,
+    groups: Sequence[Group],
+    data: Iterable[Any],
+    *,
+    n_steps: int = 8,
+    aggregate: str = "abs",
+    device: str | torch.device = "cpu",
+) -> Scores:
+    """Score by conductance (Dhamdhere et al. 2018, eq. 3): every layer's from one sweep.
+
+    The sweep is `n_steps` + 1 forward and backward passes from the zero image to the image.
+    """
+
+    def sweep(
+        images: Tensor, labels: Tensor | None, taps: tuple[str, ...], visit: Visit
+    ) -> Mapping[str, list[str]]:
+        found = attribute(model, images, target_of(labels), method="ig", taps=taps, n_steps=n_steps)
+        for tap, conductance in found.taps.items():
+            visit(tap, conductance)
+        return found.unknown
+
+    return sum_over_images(
+        f"ig:{n_steps}", model, groups, data, sweep, aggregate=aggregate, device=device
+    )
+
+
+def _traced(
+    name: str,
+    model: nn.Module,
+    groups: Sequence[Group],
+    data: Iterable[Any],
+    rules: str,
+    aggregate: str,
+    device: str | torch.device,
+) -> Scores:
+    def sweep(
+        images: Tensor, labels: Tensor | None, taps: tuple[str, ...], visit: Visit
+    ) -> Mapping[str, list[str]]:
+        return trace(
+            model, images, target_of(labels), rules=rules, taps=taps,
+            visit=lambda tap, a, c: visit(tap, a * c),
+        ).unknown  # fmt: skip
+
+    return sum_over_images(name, model, groups, data, sweep, aggregate=aggregate, device=device)
+
+
+def target_of(labels: Tensor | None) -> Target:
+    """Return what explains these labels: classes, or the summed logits of all that an image has."""
+    if labels is None or labels.ndim == 1:
         return labels
     present = labels
 

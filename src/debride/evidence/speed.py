@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.evidence.evidence import BatchLatency, Latency, Speed
+from debride.timing import take_turns
 
 
 def measure_speed(
@@ -51,7 +51,7 @@ def measure_speed(
     for size in batches:
         repeats = -(-size // len(example))
         images = example.repeat(repeats, *[1] * (example.ndim - 1))[:size].contiguous()
-        times = _take_turns(networks, images, seconds, least_runs, most_runs)
+        times = take_turns(networks, images, seconds, least_runs, most_runs)
         ratios = times[0] / times[-1]
         quartiles = np.quantile(ratios, [0.25, 0.75])
         results.append(
@@ -71,41 +71,6 @@ def measure_speed(
         torch=str(torch.__version__),
         batches=results,
     )
-
-
-def _take_turns(
-    networks: Sequence[nn.Module], images: Tensor, seconds: float, least: int, most: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Milliseconds, (networks, runs)."""
-    with torch.inference_mode():
-        begin = time.perf_counter()
-        for _ in range(3):
-            for network in networks:
-                _timed(network, images)
-            if time.perf_counter() - begin > seconds / 4:
-                break
-        runs: list[list[float]] = []
-        begin = time.perf_counter()
-        while len(runs) < least or (len(runs) < most and time.perf_counter() - begin < seconds):
-            row = [0.0] * len(networks)
-            turns = range(len(networks))
-            for position in turns if len(runs) % 2 == 0 else reversed(turns):
-                row[position] = _timed(networks[position], images)
-            runs.append(row)
-    return np.array(runs, dtype=np.float64).T.reshape(len(networks), len(runs))
-
-
-def _timed(network: nn.Module, images: Tensor) -> float:
-    _wait(images.device)
-    begin = time.perf_counter()
-    network(images)
-    _wait(images.device)
-    return (time.perf_counter() - begin) * 1000
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _median(times: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

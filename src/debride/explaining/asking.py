@@ -15,13 +15,20 @@ from debride.errors import DebrideError
 from debride.explaining.options import (
     baseline_of,
     grey,
-    options_of,
     pairs_of,
     parsed,
     value_of,
 )
 from debride.models.outputs import logits
-from debride.relevance import Relevance, RuleSet, attribute, method_names, rule_set, rule_set_names
+from debride.relevance import (
+    Relevance,
+    RuleSet,
+    attribute,
+    method_names,
+    method_options,
+    rule_set,
+    rule_set_names,
+)
 from debride.relevance.rules.sets import CHOICES
 
 TITLES = {
@@ -116,7 +123,7 @@ def asks_of(
         raise DebrideError("--rules is for the method lrp, which --method leaves out: add it")
     pairs = pairs_of(options)
     sets = {name: _Rules.named(name, preprocessing) for name in rules} if "lrp" in methods else {}
-    known = {name: options_of(name) for name in methods}
+    known = {name: method_options(name) or {} for name in methods}
     everywhere = {key for each in known.values() for key in each}
     for key, text in pairs.items():
         if key not in everywhere and not any(each.has(key, text) for each in sets.values()):
@@ -246,7 +253,7 @@ def _nobody_has(key: str, known: Mapping[str, Iterable[str]], sets: Mapping[str,
     close = difflib.get_close_matches(key, names, n=1)
     if close:
         return f"no chosen method has an option '{key}': did you mean '{close[0]}'?"
-    owners = [m for m in method_names() if m not in known and key in options_of(m)]
+    owners = [m for m in method_names() if m not in known and key in (method_options(m) or {})]
     if owners:
         return f"no chosen method has an option '{key}': {owners[0]} has it; add it to --method"
     text = "1"  # any value does to ask a rule set for an option

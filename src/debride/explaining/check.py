@@ -17,7 +17,7 @@ from debride import screens
 from debride.explaining.asking import Ask
 from debride.explaining.maps import Decision
 from debride.opening import Network
-from debride.relevance import Audit, RuleSet, audit, rule_set
+from debride.relevance import Audit, RuleSet, audit, pass_rules
 from debride.relevance.audit import LayerAccount
 
 TOLERANCE = 1e-3
@@ -106,8 +106,8 @@ class Account:
 
 def accounted(asks: Sequence[Ask]) -> list[tuple[Ask, RuleSet]]:
     """Give the methods that are one relevance pass, each with its rules."""
-    found = [(ask, ask.rules) for ask in asks if ask.rules is not None]
-    return found + [(ask, _backtrace(ask)) for ask in asks if ask.method == "dlb"]
+    passes = [(ask, pass_rules(ask.method, ask.rules or "epsilon", ask.options)) for ask in asks]
+    return [(ask, rules) for ask, rules in passes if rules is not None]
 
 
 def account(
@@ -179,16 +179,6 @@ def as_csv(found: Sequence[Account]) -> str:
             amounts = _amounts(layer, missing).values()
             writer.writerow([each.ask.label, layer.name, " ".join(layer.operators), *amounts])
     return buffer.getvalue()
-
-
-def _backtrace(ask: Ask) -> RuleSet:
-    """Give DL-Backtrace's rules with the options of the method."""
-    options = {key: value for key, value in ask.options.items() if key in ("later", "bounds")}
-    if ask.options.get("collapse"):
-        options["attention"] = "collapse"
-    if ask.options.get("norm") == "pass":
-        options |= {"norms": "identity", "batch_norm": "identity"}
-    return rule_set("dlb", **options)
 
 
 def _worst(found: Audit) -> tuple[float, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.relevance import methods as registry
 
 WORDS = {
     int: "a whole number",
@@ -42,14 +40,6 @@ def pairs_of(options: Sequence[str]) -> dict[str, str]:
             raise DebrideError(f"--option {key} is given twice: choose one")
         pairs[key] = value.strip()
     return pairs
-
-
-def options_of(method: str) -> dict[str, Any]:
-    """Give the options of a method and their types."""
-    function = registry._METHODS[method]
-    types = get_type_hints(function)
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: types.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def value_of(method: str, key: str, text: str, kind: Any) -> Any:

@@ -59,31 +59,52 @@ def check_plain(model: nn.Module, example: Tensor | None = None) -> None:
                     "can pass: make it outside of it"
                 )
     if example is not None:
-        _check_checkpointing(model, example[:1])
+        place = checkpointed(model, example, reentrant=True)
+        if place is not None:
+            raise DebrideError(
+                f"the module '{place}' runs under activation checkpointing, through which no "
+                "relevance passes: switch it off, or give torch.utils.checkpoint "
+                "use_reentrant=False"
+            )
 
 
-def _check_checkpointing(model: nn.Module, example: Tensor) -> None:
+def checkpointed(model: nn.Module, example: Tensor, *, reentrant: bool) -> str | None:
+    """Return the first module that runs under activation checkpointing, None where none does.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is.
+    example : Tensor
+        Images (B, C, *spatial), the first of which is run through the network.
+    reentrant : bool
+        Look for the reentrant kind only.
+    """
+    found: list[str] = []
+
+    def look(name: str) -> None:
+        if not found and _under_checkpoint(reentrant):
+            found.append(name)
+
     handles = [
-        module.register_forward_pre_hook(lambda _module, _inputs, name=name: _look_up(name))
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: look(name))
         for name, module in model.named_modules()
     ]
     try:
         with undisturbed(model), torch.enable_grad():
             # no leaf, so that the network may change it in place
-            model.eval()(example.clone().requires_grad_() + 0)
+            model.eval()(example[:1].clone().requires_grad_() + 0)
     finally:
         for handle in handles:
             handle.remove()
+    return found[0] if found else None
 
 
-def _look_up(name: str) -> None:
-    """Look whether the module that is about to run was called by a reentrant checkpoint."""
+def _under_checkpoint(reentrant: bool) -> bool:
     frame = sys._getframe(1)
     while (caller := frame.f_back) is not None:
         frame = caller
-        if frame.f_code.co_filename == checkpoint.__file__ and frame.f_code.co_name == "forward":
-            raise DebrideError(
-                f"the module '{name}' runs under activation checkpointing, through which no "
-                "relevance passes: switch it off, or give torch.utils.checkpoint "
-                "use_reentrant=False"
-            )
+        code = frame.f_code
+        if code.co_filename == checkpoint.__file__ and (code.co_name == "forward" or not reentrant):
+            return True
+    return False

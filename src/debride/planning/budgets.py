@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +51,10 @@ class CostModel:
         return self.fixed + float(self.base @ kept)
 
 
-BudgetKind = Callable[[nn.Module, Sequence[Group], Tensor], CostModel]
+Cost = Callable[[Counts], float]
+"""From how many units each group loses (G,) to a cost."""
+
+BudgetKind = Callable[[nn.Module, Sequence[Group], Tensor], Cost]
 
 _BUDGETS: dict[str, BudgetKind] = {}
 
@@ -69,7 +74,7 @@ def budget_names() -> tuple[str, ...]:
     return tuple(_BUDGETS)
 
 
-def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
+def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> Cost:
     """Return how a kind of cost depends on what is cut."""
     if kind not in _BUDGETS:
         close = difflib.get_close_matches(kind, _BUDGETS, n=1)
@@ -85,7 +90,7 @@ def macs(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMode
         model,
         groups,
         [
-            _Spent(_spender(model, name), count, inputs=True, dims=True)
+            Spent(_spender(model, name), count, inputs=True, dims=True)
             for name, count in macs_by_module(model, example).items()
         ],
     )
@@ -111,8 +116,7 @@ def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
     return _product_model(model, groups, sizes)
 
 
-@register_budget("bytes")
-def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
+def stored_bytes(model: nn.Module, groups: Sequence[Group]) -> CostModel:
     """Count bytes of parameters and buffers."""
     sizes = [
         _tensor(model, name, tensor, tensor.numel() * tensor.element_size())
@@ -121,7 +125,22 @@ def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
     return _product_model(model, groups, sizes)
 
 
-def _tensor(model: nn.Module, name: str, tensor: Tensor, cost: int) -> _Spent:
+@register_budget("bytes")
+def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
+    """Count bytes of the safetensors file: the tensors, and the header that names them."""
+    stored = stored_bytes(model, groups)
+    entries: dict[str, Any] = {}
+    begin = 0
+    for name, tensor in model.state_dict().items():
+        end = begin + tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    header = len(json.dumps(entries, separators=(",", ":")))
+    return replace(stored, fixed=stored.fixed + 8 + header)
+
+
+def _tensor(model: nn.Module, name: str, tensor: Tensor, cost: int) -> Spent:
     owner = name.rpartition(".")[0]
     shrinks = tensor.ndim > 0  # a batch norm's count of batches shrinks with nothing
     place = owner
@@ -134,7 +153,7 @@ def _tensor(model: nn.Module, name: str, tensor: Tensor, cost: int) -> _Spent:
                 shrinks = False
             break
         place = place.rpartition(".")[0]
-    return _Spent(owner if shrinks else "", cost, inputs=tensor.ndim > 1)
+    return Spent(owner if shrinks else "", cost, inputs=tensor.ndim > 1)
 
 
 @register_budget("ratio")
@@ -146,7 +165,7 @@ def ratio(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMod
 
 
 @dataclass(frozen=True)
-class _Spent:
+class Spent:
     """What one module or tensor costs, and with what it shrinks besides its layer's outputs."""
 
     module: str
@@ -155,7 +174,7 @@ class _Spent:
     dims: bool = False
 
 
-def _product_model(model: nn.Module, groups: Sequence[Group], spent: Sequence[_Spent]) -> CostModel:
+def _product_model(model: nn.Module, groups: Sequence[Group], spent: Sequence[Spent]) -> CostModel:
     """Build the model from what is spent where."""
     shares = _shares(model, groups)
     rows = [entry for entry in spent if entry.module in shares]

@@ -104,7 +104,7 @@ def _traced(model: nn.Module, example: Tensor) -> Grouping:
         if isinstance(heads, Heads):
             groups += head_groups(name, heads)
         else:
-            left.append(LeftAlone(name, 0, heads))
+            left.append(LeftAlone(name, getattr(trace.modules[name], "num_heads", 1), heads))
     order = {name: position for position, name in enumerate(trace.modules)}
     groups.sort(key=lambda group: order[group.members[0].module])
     return Grouping(tuple(groups), tuple(left))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from debride.errors import DebrideError
@@ -20,7 +21,7 @@ SCHEMA_VERSION = 2
 """Version 2 added attention (kinds head and head_dim) and repeated members; 1 is read as it is."""
 
 MOST_UNITS = 1_000_000
-"""No layer is wider; a plan that says so is damaged, and would fill the memory."""
+"""No network has more; a plan that says so is damaged, and would fill the memory."""
 
 Side = Literal["out", "in", "heads", "dims"]
 """Of a layer its outputs or inputs; of an attention module its heads or the dimensions of each."""
@@ -135,7 +136,8 @@ class Plan:
     before, after : Costs
         Multiply-accumulates, parameters and bytes for one image, measured.
     made_by : mapping
-        Criterion, budget and other choices that led here, for the reader.
+        Criterion, budget and other choices that led here, for the reader; ``weights`` is the hash
+        of the uncut network's tensors.
     """
 
     groups: tuple[PlannedGroup, ...]
@@ -245,10 +247,10 @@ class Plan:
                     f"the plan has schema version {version!r}, this Debride reads 1 to "
                     f"{SCHEMA_VERSION}: update Debride or make the plan again"
                 )
-            groups = tuple(_read_group(entry) for entry in data["groups"])
-            names = [group.name for group in groups]
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise DebrideError(f"the plan has two groups named '{min(twice)}'")
+            from debride.planning.schema import check_form  # describes the classes of this file
+
+            check_form(text, data)
+            groups = tuple(_read_groups(data["groups"]))
             return cls(
                 groups=groups,
                 fingerprint=str(data["fingerprint"]),
@@ -258,7 +260,7 @@ class Plan:
             )
         except KeyError as error:
             raise DebrideError(f"the plan is damaged: it has no {error}") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DebrideError(f"the plan is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -292,6 +294,20 @@ def _read_member(entry: Sequence[Any], group: str) -> Member:
     return Member(str(module), side, *numbers)
 
 
+def _read_groups(entries: Sequence[Mapping[str, Any]]) -> Iterator[PlannedGroup]:
+    names: set[str] = set()
+    units = 0
+    for entry in entries:
+        group = _read_group(entry)
+        if group.name in names:
+            raise DebrideError(f"the plan has two groups named '{group.name}'")
+        names.add(group.name)
+        units += group.units
+        if units > MOST_UNITS:
+            raise DebrideError(f"the plan's groups have over {MOST_UNITS} units together")
+        yield group
+
+
 def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
     name, units = str(entry["name"]), entry["units"]
     if not isinstance(units, int) or not 1 <= units <= MOST_UNITS:
@@ -311,6 +327,8 @@ def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
     for member in members:
         if max(member.end(units), units * member.size) > MOST_UNITS:
             raise DebrideError(f"the plan's group '{name}' has a damaged member '{member.module}'")
+    if len(set(members)) < len(members):
+        raise DebrideError(f"the plan's group '{name}' has a member twice")
     taps = tuple(Tap(str(layer), str(read_at)) for layer, read_at in entry["taps"])
     for tap in taps:
         if not any((m.module, m.side) == (tap.layer, tap.side) for m in members):
@@ -360,6 +378,16 @@ def read_ranges(text: str, *, where: str = "plan") -> tuple[int, ...]:
             raise DebrideError(f"{where}: '{part}' is out of order; write indices in rising order")
         indices.extend(range(low, high + 1))
     return tuple(indices)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return a SHA-256 over the values of a network's tensors, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(name.encode())
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import astuple, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.planning.plan import PlannedGroup, removed_positions
+from debride.planning.plan import Group, PlannedGroup, removed_positions
 
 Normalisation = Callable[[Tensor], Tensor]
+
+RANKINGS = {"global": "share_width_rank", "layer": "rank", "isomorphic": "share_width_rank"}
+"""The scopes of a ranking, and the normalisation that each uses unless one is named."""
 
 _NORMALISATIONS: dict[str, Normalisation] = {}
 
@@ -57,6 +61,58 @@ def share_width_rank(values: Tensor) -> Tensor:
 def rank(values: Tensor) -> Tensor:
     """Give each unit's place within its layer, from 0 to 1: every layer is cut alike."""
     return (values.argsort().argsort().to(values.dtype) + 0.5) / len(values)
+
+
+def check_ranking(ranking: str, normalise: str | None) -> None:
+    """Raise unless the scope of the ranking and its normalisation are known and go together."""
+    if ranking not in RANKINGS:
+        raise DebrideError(f"no ranking '{ranking}': known: {', '.join(RANKINGS)}")
+    check_normalisation(normalise or RANKINGS[ranking])
+    if ranking == "layer" and normalise not in (None, "rank"):
+        raise DebrideError(
+            f"a ranking within each layer needs no normalisation '{normalise}': leave it out, "
+            "or rank global or isomorphic"
+        )
+
+
+def ranked_together(
+    ranking: str, model: nn.Module, groups: Sequence[Group]
+) -> tuple[Hashable, ...]:
+    """Return a mark for each group; units of groups with equal marks are ranked among themselves.
+
+    Parameters
+    ----------
+    ranking : str
+        ``"global"``: all units; ``"layer"``: those of one group; ``"isomorphic"``: those of groups
+        whose members are of the same kinds and shapes, as are the blocks of one stage (Fang et
+        al. 2024, "Isomorphic Pruning for Vision Models").
+    model : nn.Module
+        The network before any cut.
+    groups : sequence of Group
+
+    Examples
+    --------
+    >>> groups = [Group("0", "channel", 8, (), ()), Group("1", "channel", 8, (), ())]
+    >>> ranked_together("layer", nn.Identity(), groups)
+    ('0', '1')
+    >>> len(set(ranked_together("isomorphic", nn.Identity(), groups)))
+    1
+    """
+    if ranking == "layer":
+        return tuple(group.name for group in groups)
+    if ranking == "global":
+        return ("",) * len(groups)
+    return tuple(_form(model, group) for group in groups)
+
+
+def _form(model: nn.Module, group: Group) -> Hashable:
+    members = []
+    for member in group.members:
+        module = model.get_submodule(member.module)
+        shapes = tuple(tuple(tensor.shape) for tensor in module.parameters(recurse=False))
+        place = replace(member, module="")
+        members.append((type(module).__name__, astuple(place), shapes))
+    return group.kind, group.units, tuple(sorted(members))
 
 
 def check_normalisation(name: str) -> None:

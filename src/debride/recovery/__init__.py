@@ -3,6 +3,7 @@
 from debride.recovery import batchnorm, least_squares  # noqa: F401  (they register themselves)
 from debride.recovery.batchnorm import recalibrate
 from debride.recovery.registry import (
+    Recovery,
     begin,
     check_recovery,
     recovery_names,
@@ -10,4 +11,12 @@ from debride.recovery.registry import (
     tries,
 )
 
-__all__ = ["begin", "check_recovery", "recalibrate", "recovery_names", "register_recovery", "tries"]
+__all__ = [
+    "Recovery",
+    "begin",
+    "check_recovery",
+    "recalibrate",
+    "recovery_names",
+    "register_recovery",
+    "tries",
+]

@@ -45,7 +45,7 @@ def check_recovery(name: str | None) -> None:
 
 
 def tries(name: str | None) -> tuple[str, ...]:
-    """Return the recoveries that a step tries: the one named, and plain recalibration beside it.
+    """Return the recoveries that a step tries: quick recalibration first, then the one named.
 
     Examples
     --------

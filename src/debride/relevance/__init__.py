@@ -4,6 +4,7 @@ from debride.relevance import (  # noqa: F401  (they register themselves)
     attention,
     backtrace,
     cam,
+    compounds,
     gradients,
     integrated,
     norms,
@@ -14,7 +15,14 @@ from debride.relevance import (  # noqa: F401  (they register themselves)
 )
 from debride.relevance.audit import Audit, audit
 from debride.relevance.engine import GradientPass, RelevancePass, register_operator
-from debride.relevance.methods import Request, attribute, method_names, register_method
+from debride.relevance.methods import (
+    Request,
+    attribute,
+    method_names,
+    method_options,
+    pass_rules,
+    register_method,
+)
 from debride.relevance.result import Relevance
 from debride.relevance.rules import RuleSet, register_rules, rule_set, rule_set_names
 from debride.relevance.targets import Region
@@ -30,6 +38,8 @@ __all__ = [
     "attribute",
     "audit",
     "method_names",
+    "method_options",
+    "pass_rules",
     "register_method",
     "register_operator",
     "register_rules",

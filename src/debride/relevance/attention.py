@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.identity import passed_softmax
 from debride.relevance.ledger import Account
 
@@ -55,6 +56,46 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
     return relevance.mark_gate(p, "softmax")
 
 
+class _Attention(torch.autograd.Function):
+    """Attention that keeps Q, K and V only: products and softmax are made again in the backward.
+
+    The attention weights, which are the largest tensors of a transformer, live for one layer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+        relevance: RelevancePass,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.causal, ctx.scale, ctx.relevance = causal, scale, relevance
+        ctx.place = relevance.where()
+        factors = query.detach(), key.detach(), value.detach()
+        return _taken_apart(relevance, *factors, mask, causal, scale)
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        *factors, mask = ctx.saved_tensors
+        ledger, needed = ctx.relevance.ledger, ctx.needs_input_grad[:3]
+        factors = [f.detach().requires_grad_(n) for f, n in zip(factors, needed, strict=True)]
+        with torch.enable_grad(), ctx.relevance.standing_in(ctx.place), ledger.apart() as leaves:
+            query, key, value = factors
+            result = _taken_apart(ctx.relevance, query, key, value, mask, ctx.causal, ctx.scale)
+        active = [factor for factor in factors if factor.requires_grad]
+        found = torch.autograd.grad(
+            result, [*active, *(leaf for _, leaf in leaves)], c, allow_unused=True
+        )
+        ledger.settle(found[len(active) :], leaves)
+        back = iter(found)
+        return *(next(back) if n else None for n in needed), None, None, None, None
+
+
 @register_operator("scaled_dot_product_attention")
 def attention(relevance: RelevancePass, call: Call) -> Tensor:
     """Attention: q·kᵀ, softmax and ·v, each by its own rule; masks are constants."""
@@ -65,6 +106,21 @@ def attention(relevance: RelevancePass, call: Call) -> Tensor:
     if call.kwargs.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
         times = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    if not relevance.fuses or (mask is not None and mask.requires_grad):
+        return _taken_apart(relevance, query, key, value, mask, causal, scale)
+    result: Tensor = _Attention.apply(query, key, value, mask, causal, scale, relevance)
+    return result
+
+
+def _taken_apart(
+    relevance: RelevancePass,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
     scores = relevance.run(torch.matmul, query * scale, key.transpose(-2, -1))
     if causal:
         shape = (query.shape[-2], key.shape[-2])

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debride.relevance.engine import Call, RelevancePass, count_layers
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, count_layers
 from debride.relevance.ledger import on_relevance
 from debride.relevance.result import Relevance
 from debride.relevance.rules import RuleSet, rule_set
@@ -136,6 +137,8 @@ class _Record:
 
 
 class _AuditedPass(RelevancePass):
+    fuses = False
+
     def __init__(self, rules: RuleSet, model: nn.Module, *, layers: int) -> None:
         super().__init__(rules, model, layers=layers)
         self._records: dict[str, _Record] = {}
@@ -162,9 +165,10 @@ class _AuditedPass(RelevancePass):
             kind = self.gate_kind(value)
             if kind is not None:
                 self.mark_gate(alias, kind)
-            fold = self._folds.get(id(value))
-            if fold is not None and fold.output() is value:
-                self._remember(alias, fold.x, fold.operator, fold.rule, fold.account)
+            made_as = self.made_as(value)
+            if made_as is not None:
+                again = self.made(alias)
+                again.account, again.merge = made_as.account, made_as.merge
             made.append((value.detach(), alias))
             return alias
         if type(value) in (tuple, list):

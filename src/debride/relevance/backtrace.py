@@ -21,7 +21,23 @@ from debride.relevance.tracing import Sums, Visit, new_pass, trace
 Map = Literal["difference", "plus", "minus"]
 
 
-@register_method("dlb")
+def _rules(
+    name: str, *, collapse: bool = False, norm: Literal["fold", "pass"] = "fold", **options: Any
+) -> RuleSet:
+    if norm not in ("fold", "pass"):
+        raise DebrideError(f"norm='{norm}': give 'fold' or 'pass'")
+    if collapse:
+        options["attention"] = "collapse"
+    if norm == "pass":
+        options |= {"norms": "identity", "batch_norm": "identity"}
+    return rule_set(name, **options)
+
+
+def _dlb_rules(_: Any, *, memory: float | None = None, **options: Any) -> RuleSet:
+    return _rules("dlb", **options)
+
+
+@register_method("dlb", rules=_dlb_rules)
 def dlb(
     request: Request,
     *,
@@ -148,16 +164,6 @@ def _others(output: Any, target: Target, own: Tensor, count: int) -> Tensor:
             mask = scores.detach().argmax(1) == target.label
         return (scores.sum(1) * mask.to(scores)).flatten(1).sum(1) - own
     return scores.flatten(1).sum(1) - own
-
-
-def _rules(name: str, *, collapse: bool, norm: Literal["fold", "pass"], **options: Any) -> RuleSet:
-    if norm not in ("fold", "pass"):
-        raise DebrideError(f"norm='{norm}': give 'fold' or 'pass'")
-    if collapse:
-        options["attention"] = "collapse"
-    if norm == "pass":
-        options |= {"norms": "identity", "batch_norm": "identity"}
-    return rule_set(name, **options)
 
 
 def _slices(request: Request, memory: float | None) -> list[slice]:

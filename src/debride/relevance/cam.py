@@ -138,14 +138,15 @@ def last_spatial(model: nn.Module, image: Tensor) -> str:
         for name, module in modules.items()
     ]
     try:
-        leaf, output = forward(model, image, new_pass(model), list(modules), visit)
+        through = new_pass(model)
+        leaf, output = forward(model, image, through, list(modules), visit)
     finally:
         for handle in handles:
             handle.remove()
     final = first_tensor(output)
     assert final is not None
     weights = torch.linspace(1, 2, final.numel(), dtype=final.dtype, device=final.device)
-    backward(final.flatten() * weights, [leaf])
+    backward(final.flatten() * weights, [leaf], model, through.departed(final))
     candidates: dict[str, Tensor] = {}
     for name in order:
         if name not in found:

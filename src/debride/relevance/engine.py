@@ -7,21 +7,25 @@ asks for it: linear operators then need no rule of their own, autograd does the 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
+from debride.relevance.affine import affine
+from debride.relevance.calls import NUMBERS, PASSIVE, RENAMED, Call
+from debride.relevance.leaving import DETACH, Departures, copy_of, gradless
 from debride.relevance.ledger import Account, Ledger
 from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
 from debride.relevance.rules import Rule, RuleSet, rule_set
-from debride.relevance.rules.base import propagate
+from debride.relevance.rules.base import Remade, propagate
 
 Handler = Callable[["RelevancePass", "Call"], Any]
 
@@ -44,41 +48,13 @@ def register_operator(*names: str) -> Callable[[Handler], Handler]:
 
 
 @dataclass
-class Call:
-    """One torch call of the model, ready to be made out of place."""
-
-    name: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self) -> Any:
-        """Make the call as it stands: autograd's own backward."""
-        return self.func(*self.args, **self.kwargs)
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """Return an argument given by position or by name."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, default)
-
-    def with_argument(self, position: int, name: str, value: Any) -> Call:
-        """Return the call with one argument replaced."""
-        if len(self.args) > position:
-            args = (*self.args[:position], value, *self.args[position + 1 :])
-            return Call(self.name, self.func, args, self.kwargs)
-        return Call(self.name, self.func, self.args, self.kwargs | {name: value})
-
-
-@dataclass
-class _Fold:
-    """A convolution or linear layer whose output may meet a batch norm."""
+class _Made:
+    """The output of a linear operator or a batch norm: what may follow depends on it."""
 
     output: weakref.ref[Tensor]
-    x: Tensor
-    operator: LinearOperator
-    rule: Rule
-    account: Account
+    account: Account | None = None
+    merge: tuple[Rule, Tensor, LinearOperator] | None = None
+    """The rule, the input and the operator that a batch norm merges into."""
     readers: int = 0
 
 
@@ -102,6 +78,9 @@ class RelevancePass(TorchFunctionMode):
         With ``strict=True``, at the first operator without a rule.
     """
 
+    fuses: ClassVar[bool] = True
+    """Whether attention meets the rules in the backward only, which needs less memory."""
+
     def __init__(
         self,
         rules: RuleSet,
@@ -115,11 +94,14 @@ class RelevancePass(TorchFunctionMode):
         self.rules = rules
         self.strict = strict
         self.ledger = Ledger()
+        self.departures = Departures()
         self.unknown: dict[str, list[str]] = {}
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
         self._gates: dict[int, tuple[weakref.ref[Tensor], str]] = {}
-        self._folds: dict[int, _Fold] = {}
+        self._made: dict[int, _Made] = {}
+        self._remade: dict[int, tuple[weakref.ref[Tensor], Remade]] = {}
+        self._place: str | None = None
         self.merged: dict[str, str] = {}
         self._met = 0
         self._by_name = bool(rules.names)
@@ -134,23 +116,43 @@ class RelevancePass(TorchFunctionMode):
         """Meet one torch call of the model."""
         kwargs = kwargs or {}
         name = func.__name__
-        if name == "__get__" or name in _PASSIVE:
+        if name == "__get__" or name in PASSIVE:
             if self._replaced:
                 args = self._prepare(args)
-            return func(*args, **kwargs)
+            if name in NUMBERS:
+                args = (args[0].detach(),)  # torch warns of numbers out of what has a gradient
+            result = func(*args, **kwargs)
+            how = copy_of(func)
+            if how is not None and (_active(args) or self.departures.of(args)):
+                self.departures.leave(how, self.where(), result)
+            return result
         args = self._prepare(args)
         if kwargs:
             kwargs = {key: self._prepare(value) for key, value in kwargs.items()}
         call = Call(name, func, args, kwargs)
         if not (_active(args) or _active(tuple(kwargs.values()))):
-            return call()
+            result = call()
+            if self.departures:
+                if _in_place(name):  # what shares its values changes too
+                    self._returns(self.departures.of(args))
+                self.departures.carry(name, (args, kwargs), result)
+            return result
+        if self.departures:
+            came = self.departures.of((args, kwargs))
+            if came is not None and came[0] != DETACH:  # which is to be a constant
+                self._returns(came)
+        if not torch.is_grad_enabled():
+            how, where = gradless(self.where()), self.where()
+            result = self.meet(call)
+            self.departures.leave(how, where, result)
+            return result
         return self.meet(call)
 
     def meet(self, call: Call) -> Any:
         """Give one call that depends on the input its rule; handlers use it for their parts."""
-        if call.name in _RENAMED:
-            call = Call(*_RENAMED[call.name], call.args, call.kwargs)
-        if self._folds:
+        if call.name in RENAMED:
+            call = Call(*RENAMED[call.name], call.args, call.kwargs)
+        if self._made:
             self._count_readers(call.args)
             if self._may_overwrite(call):
                 return self.apply(call)
@@ -178,6 +180,8 @@ class RelevancePass(TorchFunctionMode):
 
     def where(self) -> str:
         """Return the name of the module whose forward is running."""
+        if self._place is not None:
+            return self._place
         frame = sys._getframe(1)
         while True:
             if frame.f_code.co_varnames[:1] == ("self",):
@@ -187,6 +191,19 @@ class RelevancePass(TorchFunctionMode):
             if frame.f_back is None:
                 return "(outside the network)"
             frame = frame.f_back
+
+    def current(self, value: Any) -> Any:
+        """Return a tensor, or what holds some, with what in-place calls of the model made of it."""
+        if not self._replaced:
+            return value
+        if isinstance(value, dict):
+            return type(value)((key, self.current(item)) for key, item in value.items())
+        with torch._C.DisableTorchFunction():  # the pass may be on
+            return self._prepare(value)
+
+    def departed(self, output: Any) -> tuple[str, str] | None:
+        """Return how and where what the network gave left autograd, if it did and that is known."""
+        return self.departures.of(output) or self.departures.copied
 
     # -- gates, folds -------------------------------------------------------------------------
 
@@ -212,6 +229,7 @@ class RelevancePass(TorchFunctionMode):
             y = operator(x, bias=operator.bias)
             if name is not None and operator.bias is not None:
                 self.ledger.watch(name, y, operator.bias, operator.channel_dim)
+            self.made(y)
             return y
         account = Account(self.ledger, self.where() if name is None else name)
         if rule.of_input and not first:
@@ -219,9 +237,11 @@ class RelevancePass(TorchFunctionMode):
                 f"the rule {type(rule).__name__} holds for the layer that reads the image, which "
                 f"'{account.where}' is not: give it as `first` of the rule set"
             )
-        y = propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
-        self._remember(y, x, operator, rule, account)
-        return y
+        if rule.of_input:  # R goes the rest of the way by itself, when all else has gone back
+            account.read = x
+            x = x.detach().requires_grad_()
+            self.ledger.read.append(x)
+        return self._propagate(rule, x, operator, lambda: operator(x, bias=operator.bias), account)
 
     def fold(
         self, y: Tensor, scale: Tensor, shift: Tensor, output: Callable[[], Tensor]
@@ -233,28 +253,65 @@ class RelevancePass(TorchFunctionMode):
         Tensor or None
             None where nothing linear made `y`, or its rule does not ask for it.
         """
-        made = self._folds.get(id(y))
-        if made is None or made.output() is not y:
+        made = self.made_as(y)
+        if made is None or made.merge is None or made.account is None:
             return None
-        merged = made.operator.folded(scale, shift)
-        account = Account(self.ledger, self.where())
+        rule, x, operator = made.merge
+        account = Account(self.ledger, self.where(), read=made.account.read)
         self.merged[made.account.where] = account.where
-        result = propagate(made.rule, made.x, merged, output, account)
-        self._remember(result, made.x, merged, made.rule, account)
-        return result
+        return self._propagate(rule, x, operator.folded(scale, shift), output, account)
 
     def activated(self, y: Tensor, name: str) -> None:
         """Tell the linear operator that made `y`, if one did, which activation reads it."""
-        made = self._folds.get(id(y))
-        if made is not None and made.output() is y:
+        made = self.made_as(y)
+        if made is not None and made.account is not None:
             made.account.after = name
 
-    def _remember(
-        self, y: Tensor, x: Tensor, operator: LinearOperator, rule: Rule, account: Account
-    ) -> None:
+    def made(self, y: Tensor) -> _Made:
+        """Remember an output whose values no backward needs, so that a ReLU may write into it."""
         key = id(y)
-        forget = weakref.ref(y, lambda _: self._folds.pop(key, None))
-        self._folds[key] = _Fold(forget, x, operator, rule, account)
+        forget = weakref.ref(y, lambda _: self._made.pop(key, None))
+        self._made[key] = made = _Made(forget)
+        return made
+
+    def made_as(self, y: Tensor) -> _Made | None:
+        """Return what is remembered of an output, None for other tensors."""
+        made = self._made.get(id(y))
+        return made if made is not None and made.output() is y else None
+
+    def _propagate(
+        self,
+        rule: Rule,
+        x: Tensor,
+        operator: LinearOperator,
+        output: Callable[[], Tensor],
+        account: Account,
+    ) -> Tensor:
+        y = propagate(rule, x, operator, output, account, self.remade_as(x))
+        made = self.made(y)
+        made.account, made.merge = account, (rule, x, operator)
+        return y
+
+    def remade(self, y: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """Remember how `y` is made of tensors that are kept anyway, if that is cheap."""
+        key = id(y)
+        forget = weakref.ref(y, lambda _: self._remade.pop(key, None))
+        self._remade[key] = (forget, Remade(tuple(v.detach() for v in sources), make))
+        return y
+
+    def remade_as(self, y: Tensor) -> Remade | None:
+        """Return how a tensor is made again, None where it has to be kept."""
+        found = self._remade.get(id(y))
+        return found[1] if found is not None and found[0]() is y else None
+
+    @contextlib.contextmanager
+    def standing_in(self, place: str) -> Iterator[None]:
+        """Say where the calls stand that are made inside the block, in the backward."""
+        self._place = place
+        try:
+            yield
+        finally:
+            self._place = None
 
     # -- in-place operators, parameters -------------------------------------------------------
 
@@ -262,8 +319,7 @@ class RelevancePass(TorchFunctionMode):
         """Put in what in-place calls changed, and take parameters out of autograd's sight."""
         if isinstance(value, Tensor):
             if self._replaced:
-                while (entry := self._replaced.get(id(value))) and entry[0]() is value:
-                    value = entry[1]
+                value = self._current(value)
             if isinstance(value, nn.Parameter) and value.requires_grad:
                 return value.detach()
             return value
@@ -271,9 +327,29 @@ class RelevancePass(TorchFunctionMode):
             return type(value)(self._prepare(item) for item in value)
         return value
 
+    def _current(self, value: Tensor) -> Tensor:
+        """Return what in-place calls on a tensor, or on what it is a view of, made of it."""
+        while (entry := self._replaced.get(id(value))) and entry[0]() is value:
+            value = entry[1]
+        base = value._base
+        if base is not None and (entry := self._replaced.get(id(base))) and entry[0]() is base:
+            whole = self._whole(base)
+            start = value.storage_offset() - base.storage_offset() + whole.storage_offset()
+            value = whole.as_strided(value.shape, value.stride(), start)
+        return value
+
+    def _whole(self, base: Tensor) -> Tensor:
+        """Return what became of a tensor that others are views of, laid out as it was."""
+        whole = self._current(base)
+        if whole.stride() == base.stride():
+            return whole
+        return torch.empty_strided(
+            base.shape, base.stride(), dtype=base.dtype, device=base.device
+        ).copy_(whole)
+
     def _count_readers(self, values: Iterable[Any]) -> None:
         for value in values:
-            made = self._folds.get(id(value))
+            made = self._made.get(id(value))
             if made is not None:
                 made.readers += 1
             elif type(value) in (tuple, list):
@@ -282,15 +358,14 @@ class RelevancePass(TorchFunctionMode):
     def _may_overwrite(self, call: Call) -> bool:
         """Tell whether an in-place ReLU may stay in place, which saves a copy of its input.
 
-        It may where it alone reads what a rule made: R = y ⊙ c is 0 wherever the ReLU changes y.
+        It may where it alone reads y, which no backward needs: R = y ⊙ c is 0 wherever the ReLU
+        changes y.
         """
         if call.name != "relu_" and not (call.name == "relu" and call.kwargs.get("inplace")):
             return False
-        made = self._folds.get(id(call.argument(0, "input")))
-        if made is None or made.readers > 1:
-            return False
-        y = made.output()
-        return y is not None and not y._is_view()
+        y = call.argument(0, "input")
+        made = self.made_as(y)
+        return made is not None and made.readers == 1 and not y._is_view()
 
     def _out_of_place(self, call: Call) -> Tensor | None:
         """Turn an in-place call into its out-of-place form; return the tensor it would change."""
@@ -299,7 +374,7 @@ class RelevancePass(TorchFunctionMode):
             call.kwargs = call.kwargs | {"inplace": False}
         elif name == "__setitem__":
             call.name = "setitem"
-        elif name.endswith("_") and not name.endswith("__"):
+        elif _in_place(name):
             plain = name[:-1]
             for home in (torch.Tensor, torch, torch.nn.functional):
                 if hasattr(home, plain):
@@ -311,12 +386,17 @@ class RelevancePass(TorchFunctionMode):
         else:
             return None
         changed: Tensor = target
-        if changed._is_view() and "inplace" not in call.kwargs:
-            # The base of the view will not see the change. Say so rather than be silently wrong.
-            self._report(f"{name} on a view")
         return changed
 
     def _replace(self, target: Tensor, result: Tensor) -> None:
+        base = target._base
+        if result._base is target or (base is not None and result._base is base):
+            return  # the same values, as of dropout
+        if base is not None:  # what this is a view of changes, and with it all other views of it
+            whole = self._whole(base).clone()  # laid out alike
+            start = target.storage_offset() - base.storage_offset()
+            whole.as_strided(target.shape, target.stride(), start).copy_(result)
+            target, result = base, whole
         key = id(target)
         forget = weakref.ref(target, lambda _: self._replaced.pop(key, None))
         self._replaced[key] = (forget, result)
@@ -328,6 +408,20 @@ class RelevancePass(TorchFunctionMode):
                 f"no relevance rule for '{name}' (in module '{where}'): register one with "
                 "@register_operator, or run without strict to use its gradient"
             )
+        self._enter(name, where)
+
+    def _returns(self, came: tuple[str, str] | None) -> None:
+        """Name what left autograd and comes back as a constant."""
+        if came is None:
+            return
+        if self.strict:
+            raise DebrideError(
+                f"the module '{came[1]}' leaves autograd by {came[0]}, through which no relevance "
+                "passes: take that out of its forward, or run without strict to hold it constant"
+            )
+        self._enter(*came)
+
+    def _enter(self, name: str, where: str) -> None:
         places = self.unknown.setdefault(name, [])
         if where not in places:
             places.append(where)
@@ -346,6 +440,13 @@ class GradientPass(RelevancePass):
             result = call.args[0].clone()
             result[call.args[1]] = call.args[2]
             return result
+        if call.name == "batch_norm" and not call.argument(5, "training", False):
+            variance, weight = call.argument(2, "running_var"), call.argument(3, "weight")
+            scale = (variance + call.argument(7, "eps", 1e-5)).rsqrt()
+            plain = call.with_argument(0, "input", call.argument(0, "input").detach())
+            return affine(
+                call.argument(0, "input"), scale if weight is None else scale * weight, plain
+            )
         return call()
 
 
@@ -364,6 +465,10 @@ class _CountingPass(GradientPass):
         return result
 
 
+def _in_place(name: str) -> bool:
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
 def _active(values: Iterable[Any]) -> bool:
     for value in values:
         if isinstance(value, Tensor):
@@ -372,31 +477,3 @@ def _active(values: Iterable[Any]) -> bool:
         elif type(value) in (tuple, list) and _active(value):
             return True
     return False
-
-
-_RENAMED: dict[str, tuple[str, Callable[..., Any]]] = {
-    "__add__": ("add", torch.Tensor.add),
-    "__radd__": ("add", torch.Tensor.add),
-    "__sub__": ("sub", torch.Tensor.sub),
-    "__mul__": ("mul", torch.Tensor.mul),
-    "__rmul__": ("mul", torch.Tensor.mul),
-    "__truediv__": ("div", torch.Tensor.div),
-    "true_divide": ("div", torch.Tensor.div),
-    "divide": ("div", torch.Tensor.div),
-    "multiply": ("mul", torch.Tensor.mul),
-    "subtract": ("sub", torch.Tensor.sub),
-    "__matmul__": ("matmul", torch.matmul),
-    "__getitem__": ("getitem", torch.Tensor.__getitem__),
-}
-
-# Questions about a tensor: no relevance crosses them.
-_PASSIVE = frozenset(
-    "size dim numel stride is_floating_point is_complex is_contiguous storage_offset data_ptr "
-    "element_size ndimension nelement get_device type __len__ __eq__ __ne__ __lt__ __le__ "
-    "__gt__ __ge__ __hash__ __repr__ __format__ __bool__ __int__ __float__ __index__ __contains__ "
-    "eq ne lt le gt ge item tolist numpy argmax argmin argsort any all isnan isinf isfinite sign "
-    "equal allclose new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like "
-    "empty_like full_like rand_like randn_like is_same_size requires_grad_ retain_grad "
-    "register_hook is_nonzero _is_view dim_order detach detach_ _assert logical_and logical_or "
-    "logical_not floor ceil round one_hot bincount unique".split()
-)

@@ -12,12 +12,12 @@ from debride.errors import DebrideError
 from debride.relevance.memory import plan_batches
 from debride.relevance.methods import Request, register_method
 from debride.relevance.result import Relevance, from_maps, joined
-from debride.relevance.rules import RuleSet
+from debride.relevance.rules import RuleSet, rule_set
 from debride.relevance.targets import part_of
 from debride.relevance.tracing import Sums, gradients, new_pass, trace, wide
 
 
-@register_method("lrp")
+@register_method("lrp", rules=lambda rules, **_: rule_set(rules))
 def lrp(request: Request, *, memory: float | None = None) -> Relevance:
     """Layer-wise relevance propagation by `request.rules`; batches are split only by `memory`."""
     return one_pass(request, request.rules, memory)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,9 @@ def on_relevance(tensor: Tensor, enter: Callable[[Tensor], None]) -> None:
     """
 
     def meet(c: Tensor | None) -> None:
-        if c is not None:  # one of several outputs, and nothing read it
+        # None: one of several outputs, and nothing read it. With gradients on, R itself is moved
+        # from the first layer to the image (see `tracing`), which is no part of the account.
+        if c is not None and not torch.is_grad_enabled():
             enter(c)
 
     tensor.register_hook(meet)  # type: ignore[no-untyped-call]
@@ -37,6 +40,8 @@ class Ledger:
     reached: dict[str, Tensor] = field(default_factory=dict)
     at_input: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """What the first layer read and its R, where that cannot travel as c (flat, w², z^B)."""
+    read: list[Tensor] = field(default_factory=list)
+    """The same, cut off from the image: the pass back ends there."""
 
     def absorb(self, where: str, amount: Tensor) -> None:
         """Enter what a constant absorbed."""
@@ -44,8 +49,7 @@ class Ledger:
 
     def absorb_along(self, where: str, c: Tensor, constant: Tensor, dim: int) -> None:
         """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
-        others = [d for d in range(c.ndim) if d != dim % c.ndim]
-        self.absorb(where, ((c.sum(others) if others else c) * constant).sum())
+        self.absorb(where, (channel_sums(c, dim) * constant).sum())
 
     def lose(self, where: str, amount: Tensor) -> None:
         """Enter what a rule did not pass on."""
@@ -80,9 +84,23 @@ class Ledger:
         self.reached[where] = self.reached.get(where, 0) + relevance.sum()
         self.at_input.append((x, relevance))
 
-    def settle(self, gradients: tuple[Tensor | None, ...]) -> None:
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """Collect the stand-ins that are made inside the block in a list of their own."""
+        before, self.leaves = self.leaves, []
+        try:
+            yield self.leaves
+        finally:
+            self.leaves = before
+
+    def settle(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        leaves: list[tuple[str, Tensor]] | None = None,
+    ) -> None:
         """Enter the shares of the stand-ins from their c, in the order they were made."""
-        for (where, leaf), c in zip(self.leaves, gradients, strict=True):
+        leaves = self.leaves if leaves is None else leaves
+        for (where, leaf), c in zip(leaves, gradients, strict=True):
             if c is not None:
                 share = leaf.detach() * c
                 # A mask of −inf receives exactly no relevance: 0 · inf is 0 here.
@@ -100,15 +118,19 @@ class Account:
     where : str
     after : str or None
         The activation function that reads the operator's output, where there is one.
+    read : Tensor or None
+        What the layer read of the image, with its graph, where its rule holds there only.
     """
 
     ledger: Ledger
     where: str
     after: str | None = None
+    read: Tensor | None = None
 
-    def reach_input(self, x: Tensor, relevance: Tensor) -> None:
+    def reach_input(self, relevance: Tensor) -> None:
         """Enter relevance of the input itself."""
-        self.ledger.reach_input(self.where, x, relevance)
+        assert self.read is not None
+        self.ledger.reach_input(self.where, self.read, relevance)
 
     def lose(self, amount: Tensor) -> None:
         """Enter what the rule did not pass on."""
@@ -122,24 +144,28 @@ class Account:
         """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
         self.ledger.absorb_along(self.where, c, constant, dim)
 
-    def share(
-        self, relevance: Tensor, z: Tensor, bias: Tensor | None, epsilon: float, dim: int
-    ) -> Tensor:
-        """Return s = R / (z + bias + ε) for sums z of contributions, 0 where there are none.
+    def settle(self, sums: Tensor, bias: Tensor | None, epsilon: Tensor | float = 0.0) -> None:
+        """Enter for s = R / (z + ε) what the bias in z absorbs, and what ε keeps: ε Σ s.
 
-        What the bias absorbs, and what ε or the lack of contributions loses, is entered.
+        Parameters
+        ----------
+        sums : Tensor
+            Σ s of each channel: see `channel_sums`.
+        bias : Tensor or None
+            Of each channel.
+        epsilon : Tensor or float
+            Of each channel, or one for all.
         """
-        total = z + epsilon if bias is None else z + (along(bias, dim, z) + epsilon)
-        s = relevance / total
-        self.settle(s, bias, epsilon, dim)
-        return s.masked_fill_(z == 0, 0)
-
-    def settle(self, s: Tensor, bias: Tensor | None, epsilon: float, dim: int) -> None:
-        """Enter for s = R / (z + ε) what the bias in z absorbs, and what ε keeps: ε Σ s."""
-        sums = s.sum([d for d in range(s.ndim) if d != dim % s.ndim])
-        self.ledger.lose(self.where, sums.sum() * epsilon)
+        if isinstance(epsilon, Tensor) or epsilon:
+            self.ledger.lose(self.where, (sums * epsilon).sum())
         if bias is not None:
             self.ledger.absorb(self.where, (sums * bias).sum())
+
+
+def channel_sums(values: Tensor, dim: int) -> Tensor:
+    """Return the sum for each index along one dimension."""
+    others = [d for d in range(values.ndim) if d != dim % values.ndim]
+    return values.sum(others) if others else values
 
 
 def along(values: Tensor, dim: int, like: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class LinearOperator:
     bias : Tensor or None
         (out,), with a batch norm merged in.
     scale : Tensor or None
-        What a merged batch norm multiplies each output channel with, in the shape of `kernel`;
-        `weight` is both together, made when it is asked for.
+        (out,), what a merged batch norm multiplies each output channel with; `weight` is both
+        together, made when it is asked for.
     """
 
     name: str
@@ -54,15 +54,33 @@ class LinearOperator:
     @property
     def weight(self) -> Tensor:
         """The weights with the merged batch norm."""
-        return self.kernel if self.scale is None else self.kernel * self.scale
+        return self.kernel if self.scale is None else self.kernel * self._spread(self.scale)
 
-    def magnitudes(self) -> Tensor:
-        """Return |W|."""
-        return self.kernel.abs() if self.scale is None else self.weight.abs_()
+    def unscaled(self) -> tuple[LinearOperator, Tensor | None]:
+        """Return the operator with each output divided by |scale|, and |scale|.
 
-    def positives(self) -> Tensor:
-        """Return W⁺, the weights with all others at 0."""
-        return self.kernel.clamp(min=0) if self.scale is None else self.weight.clamp_(min=0)
+        Shares of R_y stay the same when a row of W and b is multiplied by a positive number. A
+        rule that only shares needs no merged weights then, which are costly to make: of the batch
+        norm, only the sign matters.
+        """
+        if self.scale is None:
+            return self, None
+        sign, size = self.scale.sign(), self.scale.abs()
+        kernel, bias = self.kernel, self.bias
+        if not bool((sign > 0).all()):
+            # A channel that is scaled by 0 has its bias only.
+            kernel, size = kernel * self._spread(sign), size.masked_fill(sign == 0, 1)
+        bias = None if bias is None else bias / size
+        return replace(self, kernel=kernel, scale=None, bias=bias), size
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Give one value for each output channel the shape that broadcasts with `kernel`."""
+        spread = (1,) * (self.kernel.ndim - 2)
+        if not self.transposed:
+            return values.view(-1, 1, *spread)
+        inputs = self.kernel.shape[0] // self.groups
+        rows = values.view(self.groups, 1, -1, *spread).repeat_interleave(inputs, 1)
+        return rows.reshape(self.kernel.shape[0], -1, *spread)
 
     @property
     def transposed(self) -> bool:
@@ -109,15 +127,7 @@ class LinearOperator:
 
     def folded(self, scale: Tensor, shift: Tensor) -> LinearOperator:
         """Return the operator followed by ``· scale + shift`` for each output channel."""
-        spread = (1,) * (self.kernel.ndim - 2)
-        if self.transposed:
-            inputs = self.kernel.shape[0] // self.groups
-            factor = scale.view(self.groups, 1, -1, *spread).repeat_interleave(inputs, 1)
-            factor = factor.reshape(self.kernel.shape[0], -1, *spread)
-        else:
-            factor = scale.view(-1, 1, *spread)
-        if self.scale is not None:
-            factor = factor * self.scale
+        factor = scale if self.scale is None else scale * self.scale
         bias = shift if self.bias is None else self.bias * scale + shift
         return replace(self, scale=factor, bias=bias)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.models.outputs import first_tensor
+from debride.relevance.tracing import hearing
 
 GIB = 2**30
 CPU_MOST = 0.5
@@ -152,7 +152,7 @@ def saved_bytes(
 
     leaf = image.detach().clone().requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
-    with hooks, _meeting(model, taps, count), through:
+    with hooks, hearing(model, taps, lambda _, tensor: count(tensor)), through:
         model(leaf)
     return total
 
@@ -165,30 +165,12 @@ def _image_by_image(model: nn.Module, image: Tensor, taps: Sequence[str]) -> boo
     """Tell whether the first dimension of every tap grows with the batch."""
     if not taps:
         return True
-    sizes: list[list[int]] = []
-    for copies in (1, 2):
-        leading: list[Tensor] = []
-        with torch.no_grad(), _meeting(model, taps, leading.append):
+    sizes: list[list[int]] = [[], []]
+    for copies, found in enumerate(sizes, start=1):
+
+        def meet(_: str, tensor: Tensor, found: list[int] = found) -> None:
+            found.extend(tensor.shape[:1])
+
+        with torch.no_grad(), hearing(model, taps, meet):
             model(torch.cat([image] * copies))
-        sizes.append([len(tensor) for tensor in leading])
     return [2 * size for size in sizes[0]] == sizes[1]
-
-
-@contextlib.contextmanager
-def _meeting(
-    model: nn.Module, taps: Sequence[str], meet: Callable[[Tensor], Any]
-) -> Iterator[None]:
-    """Have `meet` see every tensor that a tapped module gives inside the block."""
-
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        tensor = first_tensor(output)
-        if tensor is not None and tensor.ndim:
-            meet(tensor)
-
-    handles = []
-    try:
-        handles += [model.get_submodule(tap).register_forward_hook(hook) for tap in taps]
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

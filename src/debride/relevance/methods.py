@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from debride.relevance.rules import RuleSet
 from debride.relevance.targets import Goal, Target, check_finite, check_images, decide
 from debride.relevance.tracing import check_taps, prepared, trace
 
-__all__ = ["Relevance", "Request", "Target", "attribute", "method_names", "register_method",
-           "trace"]  # fmt: skip
+__all__ = ["Relevance", "Request", "Target", "attribute", "method_names", "method_options",
+           "pass_rules", "register_method", "trace"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,22 @@ class Method(Protocol):
 
 
 _METHODS: dict[str, Callable[..., Relevance]] = {}
+_RULES: dict[str, Callable[..., RuleSet]] = {}
 
 
 def register_method(
-    *names: str,
+    *names: str, rules: Callable[..., RuleSet] | None = None
 ) -> Callable[[Callable[..., Relevance]], Callable[..., Relevance]]:
     """Register a `Method` under the names that ``attribute(method=...)`` takes.
 
     Its keyword-only parameters are its options: what others give is refused by name.
+
+    Parameters
+    ----------
+    *names : str
+    rules : callable, optional
+        For a method that is one relevance pass: a function from ``attribute``'s `rules`, and
+        the method's options by name, to the pass's own rules.
 
     Examples
     --------
@@ -84,6 +92,8 @@ def register_method(
 
     def add(method: Callable[..., Relevance]) -> Callable[..., Relevance]:
         _METHODS.update(dict.fromkeys(names, method))
+        if rules is not None:
+            _RULES.update(dict.fromkeys(names, rules))
         return method
 
     return add
@@ -92,6 +102,41 @@ def register_method(
 def method_names() -> tuple[str, ...]:
     """Return the names that `attribute` knows."""
     return tuple(sorted(_METHODS))
+
+
+def method_options(name: str) -> dict[str, Any] | None:
+    """Return the options of a method and their types; None where it takes any.
+
+    Raises
+    ------
+    DebrideError
+        For a method that nobody registered.
+
+    Examples
+    --------
+    >>> method_options("gradcam")
+    {'layer': str | None, 'relu': <class 'bool'>, 'memory': float | None}
+    """
+    if name not in _METHODS:
+        raise DebrideError(f"no explanation method '{name}': {_close(name, method_names())}")
+    known = inspect.signature(_METHODS[name]).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in known):
+        return None
+    types = get_type_hints(_METHODS[name])
+    return {p.name: types.get(p.name, Any) for p in known if p.kind is p.KEYWORD_ONLY}
+
+
+def pass_rules(
+    method: str, rules: str | RuleSet = "epsilon", options: Mapping[str, Any] | None = None
+) -> RuleSet | None:
+    """Return the rules of the one relevance pass that a method is; None where it is none.
+
+    Examples
+    --------
+    >>> pass_rules("dlb", options={"collapse": True}).attention
+    'collapse'
+    """
+    return _RULES[method](rules, **(options or {})) if method in _RULES else None
 
 
 def attribute(
@@ -154,16 +199,11 @@ def attribute(
     >>> torch.allclose(found.input.sum(), found.output[0])
     True
     """
-    if method not in _METHODS:
-        raise DebrideError(f"no explanation method '{method}': {_close(method, method_names())}")
+    known = method_options(method)
+    for name in options:
+        if known is not None and name not in known:
+            raise DebrideError(f"method '{method}' has no option '{name}': {_close(name, known)}")
     run = _METHODS[method]
-    known = inspect.signature(run).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
-        names = [p.name for p in known if p.kind is p.KEYWORD_ONLY]
-        for name in options:
-            if name not in names:
-                raise DebrideError(f"method '{method}' has no option '{name}': "
-                                   f"{_close(name, names)}")  # fmt: skip
     images = check_images(images)
     with prepared(model):
         if images.is_inference():

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.affine import affine
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.identity import passed
 from debride.relevance.ledger import Account, on_relevance
 
@@ -36,8 +38,9 @@ def batch_norm(relevance: RelevancePass, call: Call) -> Any:
     merged = relevance.fold(x, scale, shift, output)
     if merged is not None:
         return merged
-    y = call()
+    y = affine(x, scale, output)
     relevance.ledger.watch(relevance.where(), y, shift)
+    relevance.made(y)
     return y
 
 
@@ -131,12 +134,13 @@ def layer_norm(relevance: RelevancePass, call: Call) -> Any:
         return _unchanged(relevance, call)
     x, shape = call.argument(0, "input"), tuple(call.argument(1, "normalized_shape"))
     weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
-    y: Tensor = _LayerNorm.apply(x, shape, weight, bias, call.argument(4, "eps", 1e-5))
+    eps = call.argument(4, "eps", 1e-5)
+    y: Tensor = _LayerNorm.apply(x, shape, weight, bias, eps)
     if bias is not None:
         ledger, where = relevance.ledger, relevance.where()
         lead = tuple(range(y.ndim - len(shape)))
         on_relevance(y, lambda c: ledger.absorb(where, (c.sum(lead) * bias).sum()))
-    return y
+    return relevance.remade(y, lambda x: torch.layer_norm(x, shape, weight, bias, eps), x)
 
 
 @register_operator("rms_norm")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.linear import LINEAR_OPERATORS, read_call
 
 # Movement: every value of the result is one of x.
@@ -21,17 +22,18 @@ _MOVEMENTS = (
     "squeeze unsqueeze flatten unflatten ravel expand expand_as repeat repeat_interleave tile "
     "broadcast_to getitem select narrow chunk split split_with_sizes tensor_split unbind "
     "index_select gather take_along_dim take masked_select roll flip fliplr flipud rot90 unfold "
-    "fold contiguous clone to type_as float double half bfloat16 cpu cuda alias "
-    "atleast_1d atleast_2d atleast_3d diagonal tril triu identity "
+    "fold contiguous clone to type_as float double half bfloat16 cpu cuda alias as_tensor asarray "
+    "as_strided broadcast_tensors hsplit vsplit dsplit "
+    "nan_to_num atleast_1d atleast_2d atleast_3d diagonal tril triu identity "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"
 ).split()
 
-# y is linear in x without a constant, or the winner's.
+# y is linear in x without a constant, the winner's, or grows with x as it does (norms).
 _LINEAR = (
-    "cumsum neg negative positive real interpolate upsample pixel_shuffle pixel_unshuffle "
+    "cumsum neg negative positive interpolate upsample pixel_shuffle pixel_unshuffle "
     "channel_shuffle grid_sample boolean_dispatch fn adaptive_max_pool1d adaptive_max_pool2d "
     "adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d amax amin max min maximum "
-    "minimum topk sort median"
+    "minimum topk sort median norm vector_norm linalg_norm linalg_vector_norm std real"
 ).split()
 
 # f(0) = 0: c is multiplied by the secant slope f(x) / x. Others are split into f(x) − f(0), which
@@ -39,7 +41,7 @@ _LINEAR = (
 _ACTIVATIONS = (
     "gelu silu mish elu selu celu leaky_relu rrelu hardswish tanhshrink softsign hardtanh relu6 "
     "hardshrink softshrink threshold abs square sqrt exp expm1 log1p softplus logsigmoid sin "
-    "clamp clip clamp_min clamp_max pow erf sinh atan"
+    "clamp clip clamp_min clamp_max pow erf sinh atan tan asinh"
 ).split()
 
 _GATES = ("sigmoid", "hardsigmoid", "tanh")
@@ -75,8 +77,8 @@ def linear(relevance: RelevancePass, call: Call) -> Any:
 # -- products ----------------------------------------------------------------------------------
 
 
-@register_operator("matmul", "bmm", "mm", "mv", "dot", "einsum", "baddbmm", "bilinear", "outer",
-                   "inner", "tensordot", "__rmatmul__")  # fmt: skip
+@register_operator("matmul", "bmm", "mm", "mv", "dot", "einsum", "bilinear", "kron", "vdot",
+                   "outer", "inner", "tensordot", "__rmatmul__")  # fmt: skip
 def product(relevance: RelevancePass, call: Call) -> Any:
     """Products: linear in one activation; of two activations, half of R to each."""
     attention = relevance.rules.attention
@@ -89,7 +91,26 @@ def product(relevance: RelevancePass, call: Call) -> Any:
         call = _replaced(
             call, lambda v: _Collapse.apply(v) if v.requires_grad and v.ndim > 1 else v
         )
+    if call.name in ("matmul", "bmm") and len(call.args) == 2:
+        a, b = call.args
+        if a.ndim == b.ndim > 1 and a.shape[:-2] == b.shape[:-2]:
+            y: Tensor = _Product.apply(a, b)
+            return relevance.remade(y, torch.matmul, a, b)
     return halved(call())
+
+
+class _Product(torch.autograd.Function):
+    """y = a b, half of R to each; kept are the factors, not the copies that the product makes."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.matmul(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return torch.matmul(c, b.mT).div_(2), torch.matmul(a.mT, c).div_(2)
 
 
 def _replaced(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
@@ -144,6 +165,12 @@ def _gate_of(relevance: RelevancePass, a: Tensor, b: Tensor) -> Tensor | None:
     return None
 
 
+@register_operator("rsqrt", "reciprocal")
+def scale(_: RelevancePass, call: Call) -> Any:
+    """Inverse powers of an activation: a scale, so constant."""
+    return call().detach()
+
+
 @register_operator("div", "__rdiv__", "__rtruediv__", "rdiv")
 def divide(_: RelevancePass, call: Call) -> Any:
     """Divisions: the divisor is a scale, so constant where it divides an activation."""
@@ -180,16 +207,15 @@ class _Secant(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], offset: float) -> Tensor:
-        y = f(x)
-        ctx.save_for_backward(x, y)
+        ctx.save_for_backward(x)
         ctx.f, ctx.offset = f, offset
-        return y
+        return f(x)
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        rise = y - ctx.offset if ctx.offset else y
-        slope = rise / x
+        (x,) = ctx.saved_tensors
+        # Cheap to make again, and as large as x to keep.
+        slope = (ctx.f(x) - ctx.offset if ctx.offset else ctx.f(x)) / x
         at_zero = x == 0
         if bool(at_zero.any()):
             with torch.enable_grad():
@@ -213,12 +239,15 @@ def _secant(relevance: RelevancePass, call: Call) -> Tensor:
     y: Tensor = _Secant.apply(x, f, offset)
     if offset:
         relevance.ledger.watch(relevance.where(), y, offset)
-    return y
+    return relevance.remade(y, f, x)
 
 
 @register_operator(*_ACTIVATIONS)
 def activation(relevance: RelevancePass, call: Call) -> Any:
     """Activations: R passes unchanged, less what f(0) absorbs."""
+    power = call.argument(1, "exponent") if call.name == "pow" else None
+    if isinstance(power, int | float) and power < 0:
+        return scale(relevance, call)
     return _secant(relevance, call)
 
 
@@ -226,13 +255,6 @@ def activation(relevance: RelevancePass, call: Call) -> Any:
 def gate(relevance: RelevancePass, call: Call) -> Any:
     """Squashing functions: as activations, and remembered as possible gates."""
     return relevance.mark_gate(_secant(relevance, call), call.name)
-
-
-@register_operator("glu")
-def gated_linear_unit(relevance: RelevancePass, call: Call) -> Any:
-    """Gated linear units: the first half of the channels, gated by the second."""
-    signal, squashed = call.argument(0, "input").chunk(2, call.argument(1, "dim", -1))
-    return relevance.run(torch.mul, signal, relevance.run(torch.sigmoid, squashed))
 
 
 @register_operator("prelu")

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.rules.base import is_signed
 
 

@@ -8,8 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from debride.relevance.engine import Call, RelevancePass, register_operator
+from debride.relevance.blocks import blocks
+from debride.relevance.calls import Call
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.ledger import Account, on_relevance
+from debride.relevance.rules.base import Remade
 
 
 @register_operator("add", "sub", "rsub", "__rsub__", "where", "cat", "concat", "stack", "hstack",
@@ -87,24 +90,44 @@ class _SharedSum(torch.autograd.Function):
     """y = a + b; each gets R by its size, or half of it."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, half: bool, account: Account) -> Tensor:
-        ctx.save_for_backward(a, b)
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, half: bool, account: Account, remade: Remade | None
+    ) -> Tensor:
+        ctx.save_for_backward(b, *((a,) if remade is None else remade.sources))
+        ctx.make = None if remade is None else remade.make
         ctx.half, ctx.account = half, account
         return a + b
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = ctx.saved_tensors
-        relevance = (a + b) * c
+        b, a, *more = ctx.saved_tensors
+        if ctx.make is not None:
+            a = ctx.make(a, *more)
         if ctx.half:
+            relevance = (a + b) * c
             # An addend that is 0 can carry nothing: its half is lost.
             parts = [torch.where(v == 0, torch.zeros_like(c), relevance / (2 * v)) for v in (a, b)]
             empty = (a == 0).to(c.dtype) + (b == 0).to(c.dtype)
             ctx.account.lose((relevance * empty).sum() / 2)
         else:
-            s = relevance / (a.abs() + b.abs()).clamp_(min=torch.finfo(c.dtype).tiny)
-            parts = [s * v.sign() for v in (a, b)]
-        return parts[0].sum_to_size(a.shape), parts[1].sum_to_size(b.shape), None, None
+            parts = _by_size(a, b, c)
+        return parts[0].sum_to_size(a.shape), parts[1].sum_to_size(b.shape), None, None, None
+
+
+def _by_size(a: Tensor, b: Tensor, c: Tensor) -> list[Tensor]:
+    """Return c of two addends that share R by their sizes."""
+    alike = a.shape == b.shape
+    parts = [torch.empty_like(c), torch.empty_like(c)]
+    for block in blocks(c):
+        i = block.index if alike else ...
+        first, second = a[i], b[i]
+        size = (first.abs() + second.abs()).clamp_(min=torch.finfo(c.dtype).tiny)
+        s = (first + second).mul_(c[i]).div_(size)
+        for part, addend in zip(parts, (first, second), strict=True):
+            torch.mul(s, addend.sign(), out=part[i])
+        if not alike:
+            break
+    return parts
 
 
 def _shared(relevance: RelevancePass, call: Call, place: str) -> Tensor:
@@ -115,8 +138,11 @@ def _shared(relevance: RelevancePass, call: Call, place: str) -> Tensor:
         value if isinstance(value, Tensor) else torch.full((), value).to(like) for value in (a, b)
     ]
     alpha = call.kwargs.get("alpha", 1)
-    parts[1] = parts[1] * (alpha if call.name == "add" else -alpha)
+    factor = alpha if call.name == "add" else -alpha
+    if factor != 1:
+        parts[1] = parts[1] * factor
     parts = [v if v.requires_grad else relevance.ledger.leaf(place, v.to(like)) for v in parts]
     half = relevance.rules.sums == "half"
-    y: Tensor = _SharedSum.apply(*parts, half, Account(relevance.ledger, place))
+    remade = relevance.remade_as(parts[0])
+    y: Tensor = _SharedSum.apply(*parts, half, Account(relevance.ledger, place), remade)
     return y

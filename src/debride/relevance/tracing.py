@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from debride.errors import DebrideError
 from debride.models.attention import INPUT, opened
 from debride.models.outputs import first_tensor
+from debride.models.plain import check_plain, checkpointed
 from debride.models.state import undisturbed
 from debride.relevance.engine import GradientPass, RelevancePass, count_layers
 from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.result import Relevance, from_ledger
 from debride.relevance.rules import RuleSet, rule_set
 from debride.relevance.targets import Target, check_finite, check_images, decide
+from debride.relevance.unseen import unseen
 
 Visit = Callable[[str, Tensor, Tensor], None]
 """(tap, activation, c): meets each call of each tapped module on the way back."""
@@ -63,33 +65,45 @@ def trace(
         chosen = rules if method == "lrp" else None
         through = new_pass(model, chosen, strict=strict, images=images)
     with prepared(model):
+        if not isinstance(through, GradientPass):
+            check_plain(model)
         leaf, output = forward(model, images, through, taps, visit)
         explained = decide(output, target, len(images))(output)
         check_finite(explained, model, images)
         unknown = through.unknown
         if not isinstance(through, GradientPass):
-            unknown.update(_unseen(model, explained))
-            if unknown and through.strict:
-                raise DebrideError(f"the pass cannot see into {', '.join(sorted(unknown))}")
+            hidden = unseen(model, images, explained)
+            if hidden and through.strict:
+                raise DebrideError(f"the pass cannot see into {_listed(hidden)}")
+            unknown.update(hidden)
         ledger = through.ledger
         constants = [constant for _, constant in ledger.leaves]
-        c, *shares = backward(explained, [leaf, *constants])
-    ledger.settle(tuple(shares))
-    relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
-    for read, reached in ledger.at_input:
-        relevance = relevance + _moved_back(read, leaf, reached, ledger)
+        ends = [leaf, *constants, *ledger.read]
+        c, *shares = backward(explained, ends, model, through.departed(first_tensor(output)))
+        ledger.settle(tuple(shares[: len(constants)]))
+        relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
+        for read, reached in ledger.at_input:
+            relevance = relevance + _moved_back(read, leaf, reached, ledger)
     return from_ledger(relevance, explained.detach(), ledger, unknown)
 
 
 def _moved_back(read: Tensor, leaf: Tensor, relevance: Tensor, ledger: Ledger) -> Tensor:
     """Return R of the image from R of what the first layer read of it.
 
-    Where both have as many values they are the same pixels, perhaps scaled. Otherwise the image
-    was padded, cropped or cut into pieces, and R goes the way back; a border keeps its share.
+    The image may have been scaled, padded, cropped, cut into pieces or put in another order: each
+    value read shares its R among the pixels that it was made of, in parts of its own weights. A
+    border, which was made of none, keeps its share.
     """
-    if read.numel() == leaf.numel():
-        return relevance.view_as(leaf)
-    (found,) = torch.autograd.grad(read, leaf, relevance)
+    if read is leaf:
+        return relevance
+
+    def back(values: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(read, leaf, values, create_graph=True)
+        return found
+
+    zeros = torch.zeros_like(read, requires_grad=True)
+    (total,) = torch.autograd.grad(back(zeros), zeros, torch.ones_like(leaf), create_graph=True)
+    found = back(torch.where(total == 0, 0, relevance / torch.where(total == 0, 1, total))).detach()
     ledger.absorb("(border)", relevance.sum() - found.sum())
     return found
 
@@ -137,7 +151,7 @@ def gradients(
     """
     leaf, output = forward(model, points, through, taps, visit)
     explained = explain(output)
-    (c,) = backward(explained, [leaf])
+    (c,) = backward(explained, [leaf], model, through.departed(first_tensor(output)))
     return explained.detach(), torch.zeros_like(points) if c is None else c
 
 
@@ -155,25 +169,35 @@ def forward(
     """Run the network inside a pass; return the leaf that it read, and its output."""
     leaf = images.clone() if images.is_inference() else images.detach()
     leaf = leaf.requires_grad_()
-    with _checkpointing_named(), listening(model, taps, visit), through:
-        return leaf, model(leaf)
+    with _checkpointing_named(model, images), listening(model, taps, visit, through), through:
+        return leaf, through.current(model(leaf))
 
 
-def backward(explained: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return the gradient of the summed values at each leaf, or say in words why there is none."""
+def backward(
+    explained: Tensor,
+    leaves: Sequence[Tensor],
+    model: nn.Module,
+    departed: tuple[str, str] | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradient of the summed values at each leaf, or say in words why there is none.
+
+    `departed` is how and in which module the network left autograd, if that is known.
+    """
     if not explained.requires_grad:
+        how, where = departed or ("", "")
+        cause = f"the module '{where}' leaves autograd by {how}" if how else "the network detaches"
         raise DebrideError(
-            "the explained output does not depend on the images as autograd sees it: the network "
-            "detaches, or runs in a compiled or scripted part; method='occlusion' needs no gradient"
+            f"the explained output does not depend on the images as autograd sees it: {cause}; "
+            "take that out, or use method='occlusion', which needs no gradient"
         )
-    with _checkpointing_named():
+    with _checkpointing_named(model, leaves[0]):
         return torch.autograd.grad(
             explained.sum(), leaves, allow_unused=True, materialize_grads=False
         )
 
 
 @contextlib.contextmanager
-def _checkpointing_named() -> Iterator[None]:
+def _checkpointing_named(model: nn.Module, images: Tensor) -> Iterator[None]:
     """Say in words when an error comes out of activation checkpointing."""
     try:
         yield
@@ -183,9 +207,11 @@ def _checkpointing_named() -> Iterator[None]:
             frame.filename == torch.utils.checkpoint.__file__ for frame in frames
         ):
             raise
+        place = checkpointed(model, images.detach(), reentrant=False)
+        who = f"the module '{place}' runs under" if place else "the network uses"
         raise DebrideError(
-            "the network uses activation checkpointing, which runs parts of it a second time where "
-            "they cannot be followed: turn it off, e.g. model.set_grad_checkpointing(False)"
+            f"{who} activation checkpointing, which runs it a second time where it cannot be "
+            "followed: turn it off, e.g. model.set_grad_checkpointing(False)"
         ) from error
 
 
@@ -207,32 +233,47 @@ def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
 
 
 @contextlib.contextmanager
-def listening(model: nn.Module, taps: Sequence[str], visit: Visit) -> Iterator[None]:
-    """Have `visit` meet every output of the tapped modules that is made inside the block."""
+def hearing(
+    model: nn.Module, taps: Sequence[str], meet: Callable[[str, Tensor], object]
+) -> Iterator[None]:
+    """Have `meet` see every output of the tapped modules as it is made inside the block."""
     handles = []
     # What heads give is seen in attention that calls its layers one by one.
     seen = opened(model) if any(tap.endswith(INPUT) for tap in taps) else contextlib.nullcontext()
 
-    def listen(name: str) -> Callable[..., None]:
+    def hear(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, given: Any, output: Any = None) -> None:
             tensor = first_tensor(given if name.endswith(INPUT) else output)
-            if tensor is not None and tensor.requires_grad:
-                activation = tensor.detach()
-                on_relevance(tensor, lambda c: visit(name, activation, c))
+            if tensor is not None:
+                meet(name, tensor)
 
         return hook
 
     try:
         for name, module in check_taps(model, taps).items():
             if name.endswith(INPUT):
-                handles.append(module.register_forward_pre_hook(listen(name)))
+                handles.append(module.register_forward_pre_hook(hear(name)))
             else:
-                handles.append(module.register_forward_hook(listen(name)))
+                handles.append(module.register_forward_hook(hear(name)))
         with seen:
             yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def listening(
+    model: nn.Module, taps: Sequence[str], visit: Visit, through: RelevancePass
+) -> contextlib.AbstractContextManager[None]:
+    """Have `visit` meet every output of the tapped modules when c reaches it on the way back."""
+
+    def listen(name: str, tensor: Tensor) -> None:
+        tensor = through.current(tensor)
+        if tensor.requires_grad:
+            activation = tensor.detach()
+            on_relevance(tensor, lambda c: visit(name, activation, c))
+
+    return hearing(model, taps, listen)
 
 
 def wide(value: Tensor) -> Tensor:
@@ -277,22 +318,7 @@ class Sums:
         self.add(name, activation * c)
 
 
-def _unseen(model: nn.Module, explained: Tensor) -> Mapping[str, list[str]]:
-    """Name the parts whose torch calls a function mode does not see; their gradient is used."""
-    found: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            found.setdefault("scripted module", []).append(name)
-        elif isinstance(module, torch._dynamo.OptimizedModule):
-            found.setdefault("compiled module", []).append(name)
-    seen, queue = set(), [explained.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        queue += [following for following, _ in node.next_functions]
-        owner = getattr(node, "_forward_cls", None)
-        if owner is not None and not owner.__module__.startswith("debride."):
-            found.setdefault(f"autograd.Function {owner.__name__}", [])
-    return found
+def _listed(hidden: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(
+        f"{name} (in module {', '.join(map(repr, places))})" for name, places in hidden.items()
+    )

@@ -35,10 +35,10 @@ def trajectory(
         An ``<svg>`` element.
     """
     values = [float(step[key]) for step in history for key in ("before_recovery", "after_recovery")]
-    y = _Axis.around(values, HEIGHT - BOTTOM, TOP)
+    y = Axis.around(values, HEIGHT - BOTTOM, TOP)
     kept = [float(step["macs_kept"]) for step in history]
     # pruning runs from left (all kept) to right
-    x = _Axis(max(*kept, 1.0), min(0.9, math.floor(min(kept) * 10) / 10), LEFT, width - RIGHT)
+    x = Axis(max(*kept, 1.0), min(0.9, math.floor(min(kept) * 10) / 10), LEFT, width - RIGHT)
     after = [(x(float(s["macs_kept"])), y(float(s["after_recovery"]))) for s in history]
     before = [(x(float(s["macs_kept"])), y(float(s["before_recovery"]))) for s in history]
     said = _in_words(history, metric)
@@ -46,12 +46,11 @@ def trajectory(
         f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{said}">',
         *(
             f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-            f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{_tick(t)}</text>'
+            f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{tick(t)}</text>'
             for t in y.ticks(5)
         ),
         *(
-            f'<text x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
-            f"{_tick(t)}</text>"
+            f'<text x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tick(t)}</text>'
             for t in x.ticks(10 if width > 500 else 5)
         ),
         f'<text x="0" y="14">validation {metric}, %</text>',
@@ -72,7 +71,7 @@ def trajectory(
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """A linear scale: `low` lies at pixel `begin`, `high` at pixel `end`."""
 
     low: float
@@ -81,13 +80,14 @@ class _Axis:
     end: float
 
     @classmethod
-    def around(cls, values: Sequence[float], begin: float, end: float) -> _Axis:
+    def around(cls, values: Sequence[float], begin: float, end: float) -> Axis:
         """Scale over the values with some air, never over less than four points."""
         low, high = min(values), max(values)
         air = max(0.08 * (high - low), (0.04 - (high - low)) / 2, 0.004)
         return cls(max(0.0, low - air), min(1.0, high + air), begin, end)
 
     def __call__(self, value: float) -> float:
+        """Return the pixel of a value."""
         return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
 
     def ticks(self, most: int) -> list[float]:
@@ -100,7 +100,8 @@ class _Axis:
         return [low, high]
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
+    """Write a share at an axis, in percent."""
     return f"{value * 100:.1f}".removesuffix(".0")
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from debride import __version__
 from debride.evidence.evidence import Evidence, Sample
-from debride.report import charts, heatmaps, provenance, words
+from debride.report import charts, curve, heatmaps, provenance, words
 
 MOST_CLASSES = 40
 """Rows of the class table; beyond, those that changed most."""
@@ -80,6 +80,9 @@ def render(
         multilabel=evidence.task == "multilabel",
     )
     metric = "macro ROC AUC" if evidence.task == "multilabel" else "balanced accuracy"
+    searched = run.get("curve")
+    if searched:
+        metric = curve.metric_name(searched["metric"], evidence.classes)
     history = [step for step in run.get("history") or [] if isinstance(step, Mapping)]
     pictured = [sample for sample in evidence.samples if sample.image is not None]
     return environment.get_template("report.html.j2").render(
@@ -93,7 +96,11 @@ def render(
         history=history,
         metric=metric,
         trajectories=[charts.trajectory(history, width, metric) for width in (340, 720)]
-        if len(history) > 1
+        if len(history) > 1 and not searched
+        else [],
+        search=searched,
+        curves=[curve.picture(searched, evidence.classes, width) for width in (340, 720)]
+        if searched
         else [],
         groups=list(plan.groups) if plan is not None else [],
         cards=[_card(s, evidence, names if show_names else None) for s in pictured],

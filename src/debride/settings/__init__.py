@@ -5,7 +5,13 @@ The resolved settings are written into ``run.json`` beside the results.
 
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
 from debride.settings.explaining import ExplainSettings
-from debride.settings.pruning import ApplySettings, DoctorSettings, PruneSettings
+from debride.settings.exporting import ExportSettings
+from debride.settings.pruning import (
+    ApplySettings,
+    DoctorSettings,
+    InspectSettings,
+    PruneSettings,
+)
 from debride.settings.reports import DemoSettings, EvaluateSettings, ReportSettings
 from debride.settings.training import TrainSettings
 
@@ -17,6 +23,8 @@ __all__ = [
     "EvaluateSettings",
     "EvidenceSettings",
     "ExplainSettings",
+    "ExportSettings",
+    "InspectSettings",
     "NetworkSettings",
     "OutputSettings",
     "PruneSettings",

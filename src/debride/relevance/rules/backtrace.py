@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Account, along
+from debride.relevance.ledger import Account, along, channel_sums
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
@@ -53,19 +53,21 @@ class Backtrace(Rule):
         """Return c of the input."""
         if self.later or account.after in self.bounds:
             return self._by_sign(x, y, c, operator, account)
+        dim, tiny = operator.channel_dim, torch.finfo(y.dtype).tiny
+        operator, _ = operator.unscaled()
         bias = None if operator.bias is None else operator.bias.abs()
         signed = is_signed(x)
         size, relevance = x.abs() if signed else x, y * c
+        # Nothing reaches an output whose sum is 0, and so is y: R is 0 there.
+        offset = operator.kernel.new_full((y.shape[dim],), tiny) if bias is None else bias + tiny
         if operator.name == "linear":
-            s, back = _by_rows(size, relevance, operator, bias)
+            s, back = _by_rows(size, relevance, operator.kernel, offset)
         else:
-            weight = operator.magnitudes()
-            # Nothing reaches an output where this is 0, and so is y: R is 0 there.
-            total = operator(size, weight, bias)
-            s = relevance.div_(total.clamp_(min=torch.finfo(y.dtype).tiny))
+            weight = operator.kernel.abs()
+            s = relevance.div_(operator(size, weight, offset))
             back = operator.adjoint(s, x, weight)
-        account.settle(s, bias, 0.0, operator.channel_dim)
-        return back * x.sign() if signed else back
+        account.settle(channel_sums(s, dim), bias)
+        return back.mul_(x.sign()) if signed else back
 
     def _by_sign(
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
@@ -84,7 +86,7 @@ class Backtrace(Rule):
             total = total + along(bias, dim, y)
         relevance = y * c
         s = relevance / total.clamp(min=torch.finfo(y.dtype).tiny)
-        account.settle(s, bias, 0.0, dim)
+        account.settle(channel_sums(s, dim), bias)
         back = signed_adjoint(x, s * keep_above, -s * keep_below, operator, signed=signed)
         absorbed = 0 if bias is None else (s * along(bias, dim, y)).sum()
         account.lose(relevance.sum() - (x * back).sum() - absorbed)
@@ -92,20 +94,16 @@ class Backtrace(Rule):
 
 
 def _by_rows(
-    size: Tensor, relevance: Tensor, operator: LinearOperator, bias: Tensor | None
+    size: Tensor, relevance: Tensor, weight: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return s and |W|ᵀs of a linear layer, |W| a few rows at a time: it is never held whole."""
-    tiny, weight = torch.finfo(relevance.dtype).tiny, operator.weight
+    """Return s, in place of R, and |W|ᵀs of a linear layer; |W| is never held whole."""
     step = max(1, _ROWS_BYTES // (weight.shape[1] * weight.element_size()))
     back = torch.zeros_like(size)
-    shares = []
     for begin in range(0, weight.shape[0], step):
         rows = slice(begin, begin + step)
         part = weight[rows].abs()
-        total = F.linear(size, part, None if bias is None else bias[rows])
-        shares.append(relevance[..., rows] / total.clamp_(min=tiny))
-        back += shares[-1] @ part
-    return (shares[0] if len(shares) == 1 else torch.cat(shares, -1)), back
+        back += relevance[..., rows].div_(F.linear(size, part, offset[rows])) @ part
+    return relevance, back
 
 
 @register_rule("contrastive")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +53,14 @@ class Rule(ABC):
         """
 
 
+@dataclass(frozen=True)
+class Remade:
+    """How a tensor that is cheap to make is made again in the backward, instead of being kept."""
+
+    sources: tuple[Tensor, ...]
+    make: Callable[..., Tensor]
+
+
 class _Propagate(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -61,9 +70,11 @@ class _Propagate(torch.autograd.Function):
         operator: LinearOperator,
         output: Callable[[], Tensor],
         account: Account,
+        remade: Remade | None,
     ) -> Tensor:
         y = output()
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(*((x,) if remade is None else remade.sources))
+        ctx.make = None if remade is None else remade.make
         # Not saved by autograd: a ReLU may write into y, where c is then 0 (see the engine).
         ctx.y = y.detach()
         ctx.rule, ctx.operator, ctx.account = rule, operator, account
@@ -71,13 +82,15 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), y = ctx.saved_tensors, ctx.y
+        (x, *more), y = ctx.saved_tensors, ctx.y
         del ctx.y
+        if ctx.make is not None:
+            x = ctx.make(x, *more)
         back = ctx.rule.back(x, y, c, ctx.operator, ctx.account)
         if ctx.rule.of_input:
-            ctx.account.reach_input(x, back)
+            ctx.account.reach_input(back)
             back = torch.zeros_like(x)
-        return back, None, None, None, None
+        return back, None, None, None, None, None
 
 
 def propagate(
@@ -86,9 +99,11 @@ def propagate(
     operator: LinearOperator,
     output: Callable[[], Tensor],
     account: Account,
+    remade: Remade | None = None,
 ) -> Tensor:
     """Return `output()`, computed without autograd, with the rule as its backward."""
-    y: Tensor = _Propagate.apply(x, rule, operator, output, account)
+    known = None if rule.of_input else remade
+    y: Tensor = _Propagate.apply(x, rule, operator, output, account, known)
     return y
 
 

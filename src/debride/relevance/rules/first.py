@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from debride.relevance.ledger import Account
+from debride.relevance.ledger import Account, channel_sums
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import register_rule
@@ -94,7 +94,7 @@ class ZBox(Rule):
         positive, negative = weight.clamp(min=0), weight.clamp(max=0)
         z = operator(x, weight) - operator(low, positive) - operator(high, negative)
         s = (y * c) / (z + self.epsilon)
-        account.settle(s, None, self.epsilon, operator.channel_dim)
+        account.settle(channel_sums(s, operator.channel_dim), None, self.epsilon)
         back = x * operator.adjoint(s, x, weight) - low * operator.adjoint(s, x, positive)
         return back - high * operator.adjoint(s, x, negative)
 

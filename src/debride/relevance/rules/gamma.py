@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from debride.relevance.ledger import Account, along
+from debride.relevance.ledger import Account, along, channel_sums
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
@@ -47,8 +47,7 @@ class Gamma(Rule):
         s_up = relevance * up / (y + self.gamma * above + self.epsilon)
         s_down = relevance * (1 - up) / (y + self.gamma * below - self.epsilon)
         dim, b = operator.channel_dim, operator.bias
-        account.settle(s_up, None, self.epsilon, dim)
-        account.settle(s_down, None, -self.epsilon, dim)
+        account.settle(channel_sums(s_up - s_down, dim), None, self.epsilon)
         if b is not None:
             account.absorb_along(s_up, b + self.gamma * b.clamp(min=0), dim)
             account.absorb_along(s_down, b + self.gamma * b.clamp(max=0), dim)

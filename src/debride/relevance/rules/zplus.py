@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.relevance.ledger import Account, along
+from debride.relevance.blocks import Block, blocks
+from debride.relevance.ledger import Account, channel_sums
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule, is_signed
 from debride.relevance.rules.registry import register_rule
@@ -37,15 +38,46 @@ class ZPlus(Rule):
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         """Return c of the input."""
+        dim = operator.channel_dim
+        operator, factor = operator.unscaled()
         bias = operator.bias.clamp(min=0) if self.bias and operator.bias is not None else None
+        epsilon = self.epsilon if factor is None else self.epsilon / factor
+        offset = epsilon if bias is None else bias + epsilon
+        positive = operator.kernel.clamp(min=0)
         if is_signed(x):
-            z, _ = signed_parts(x, y, operator, signed=True)
-            s = account.share(y * c, z, bias, self.epsilon, operator.channel_dim)
-            return signed_adjoint(x, s, torch.zeros_like(s), operator, signed=True)
-        positive = operator.positives()
-        s = (y * c).div_(operator(x, positive, bias).add_(self.epsilon))
-        account.settle(s, bias, self.epsilon, operator.channel_dim)
-        return operator.adjoint(s, x, positive)
+            s, sums = _shares_above(x, y, c, operator, factor, offset)
+            back = operator.adjoint(s, x, positive)
+            below = operator.adjoint(s, x, operator.kernel.clamp(max=0))
+            back = torch.where(x < 0, below, back)
+        else:
+            if not isinstance(offset, Tensor):
+                offset = operator.kernel.new_full((y.shape[dim],), offset)
+            s = (y * c).div_(operator(x, positive, offset))
+            sums = channel_sums(s, dim)
+            back = operator.adjoint(s, x, positive)
+        account.settle(sums, bias, epsilon)
+        return back
+
+
+def _shares_above(
+    x: Tensor,
+    y: Tensor,
+    c: Tensor,
+    operator: LinearOperator,
+    factor: Tensor | None,
+    offset: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """Return R / (P + offset) for signed inputs, 0 where P is, and its sums before that."""
+    dim = operator.channel_dim
+    s = operator(x.abs(), operator.kernel.abs())
+    sums = s.new_zeros(s.shape[dim])
+    for block in blocks(s, dim):
+        i = block.index
+        above, _ = _parts(y[i], s[i], operator.bias, factor, block)
+        share = (y[i] * c[i]).div_(above + block.of(offset))
+        sums[block.channels] += channel_sums(share, dim)
+        s[i] = share.masked_fill_(above == 0, 0)
+    return s, sums
 
 
 @register_rule("alphabeta")
@@ -81,13 +113,52 @@ class AlphaBeta(Rule):
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         """Return c of the input."""
-        signed = is_signed(x)
-        above, below = signed_parts(x, y, operator, signed=signed)
-        b, dim, relevance = operator.bias if self.bias else None, operator.channel_dim, y * c
+        signed, dim = is_signed(x), operator.channel_dim
+        operator, factor = operator.unscaled()
+        epsilon = self.epsilon if factor is None else self.epsilon / factor
+        b = operator.bias if self.bias else None
         high, low = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
-        s_above = account.share(self.alpha * relevance, above, high, self.epsilon, dim)
-        s_below = account.share(-self.beta * relevance, below, low, -self.epsilon, dim)
-        return signed_adjoint(x, s_above, s_below, operator, signed=signed)
+        plus = epsilon if high is None else high + epsilon
+        minus = -epsilon if low is None else low - epsilon
+        weight = operator.kernel.abs()
+        difference = operator(x.abs() if signed else x, weight)
+        both = torch.empty_like(difference)
+        sums = difference.new_zeros(2, y.shape[dim])
+        for block in blocks(y, dim):
+            i = block.index
+            above, below = _parts(y[i], difference[i], operator.bias, factor, block)
+            relevance = y[i] * c[i]
+            # Half of each, for what `signed_adjoint` says.
+            s_above = (relevance * (self.alpha / 2)).div_(above + block.of(plus))
+            s_below = relevance.mul_(-self.beta / 2).div_(below + block.of(minus))
+            sums[0, block.channels] += channel_sums(s_above, dim)
+            sums[1, block.channels] += channel_sums(s_below, dim)
+            s_above.masked_fill_(above == 0, 0)
+            s_below.masked_fill_(below == 0, 0)
+            torch.add(s_above, s_below, out=both[i])
+            torch.sub(s_above, s_below, out=difference[i])
+        account.settle(2 * sums[0], high, epsilon)
+        account.settle(2 * sums[1], low, -epsilon)
+        back = operator.adjoint(both, x)
+        sided = operator.adjoint(difference, x, weight)
+        return back.add_(torch.where(x < 0, -sided, sided) if signed else sided)
+
+
+def _parts(
+    y: Tensor, size: Tensor, bias: Tensor | None, factor: Tensor | None, block: Block
+) -> tuple[Tensor, Tensor]:
+    """Return the sums of positive and of negative contributions from A = |W||x|, for one block.
+
+    They are (Wx + A) / 2 and (Wx − A) / 2; y is still multiplied by `factor`, the rest is not.
+    """
+    total = y if factor is None else y / block.of(factor)
+    noise = size
+    if bias is not None:
+        total, noise = total - block.of(bias), size + block.of(bias.abs())
+    # What rounding leaves of a difference is not a contribution.
+    noise = noise * (64 * torch.finfo(y.dtype).eps)
+    above, below = (total + size).div_(2), (total - size).div_(2)
+    return above.masked_fill_(above < noise, 0), below.masked_fill_(below > -noise, 0)
 
 
 def signed_parts(
@@ -97,15 +168,12 @@ def signed_parts(
 
     One extra product does for both: with A = |W||x| the sums are (Wx + A) / 2 and (Wx − A) / 2.
     """
-    size = operator(x.abs() if signed else x, operator.magnitudes())
-    total, noise = y, size
-    if operator.bias is not None:
-        b = along(operator.bias, operator.channel_dim, y)
-        total, noise = y - b, size + b.abs()
-    # What rounding leaves of a difference is not a contribution.
-    noise = noise * (64 * torch.finfo(y.dtype).eps)
-    above, below = (total + size).div_(2), (total - size).div_(2)
-    return above.masked_fill_(above < noise, 0), below.masked_fill_(below > -noise, 0)
+    size = operator(x.abs() if signed else x, operator.weight.abs())
+    below = torch.empty_like(size)
+    for block in blocks(size, operator.channel_dim):
+        i = block.index
+        size[i], below[i] = _parts(y[i], size[i], operator.bias, None, block)
+    return size, below
 
 
 def signed_adjoint(
@@ -117,7 +185,7 @@ def signed_adjoint(
     Wᵀ(s₊ + s₋) and of ±|W|ᵀ(s₊ − s₋).
     """
     both = operator.adjoint(s_above + s_below, x)
-    sided = operator.adjoint(s_above - s_below, x, operator.magnitudes())
+    sided = operator.adjoint(s_above - s_below, x, operator.weight.abs())
     if signed:
         sided = torch.where(x < 0, -sided, sided)
     return both.add_(sided).div_(2)
