@@ -144,6 +144,11 @@ def test_a_wide_layer_keeps_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(
         held.covariance(every, every), whole.covariance(every, every), rtol=0, atol=1e-12
     )
+    weight = torch.randn(3, 2, dtype=torch.float64)
+    lost, kept = every[:2], every[2:]
+    for centred in (True, False):  # by way of samples, and of the covariance: one answer
+        found = [m.replace(weight, lost, kept, 0.1, centred=centred) for m in (held, whole)]
+        torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
 NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {

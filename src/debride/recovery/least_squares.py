@@ -129,35 +129,27 @@ def _solve(
     channels = old.weight.shape[0 if isinstance(old, _ConvTransposeNd) else 1]  # type: ignore[index]
     weight = flat_weight(old)
     place = weight.device
+    index = rows.to(place)
+    if not isinstance(old, _ConvTransposeNd):  # an output's weights depend on no other output
+        weight = weight[index]
     lost = positions(old, gone).to(place)
     kept = positions(old, set(range(channels)) - gone).to(place)
-    bias = layer.bias
+    bias, average = layer.bias, moments.mean
     centred = isinstance(bias, Tensor) or norm_follows
-    spread = moments.covariance(kept, kept)
-    shared = moments.covariance(lost, kept)
-    average = moments.mean
-    if not centred:  # nothing can take up a shift, so the means themselves must fit
-        spread = spread + torch.outer(average[kept], average[kept])
-        shared = shared + torch.outer(average[lost], average[kept])
-    size = spread.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    spread.diagonal().add_(ridge * size)
-    answer = torch.cholesky_solve(shared.T, torch.linalg.cholesky(spread))  # (kept, lost)
-    added = weight[:, lost] @ answer.T
-    new = weight[:, kept] + added
+    added = moments.replace(weight[:, lost], lost, kept, ridge, centred=centred)
     shift = weight[:, lost] @ average[lost] - added @ average[kept]
-    index = rows.to(place)
+    new = added.add_(weight[:, kept])
     with torch.no_grad():
         target = layer.weight
         assert isinstance(target, Tensor)
         if isinstance(old, _ConvTransposeNd):
-            shaped = new.T.view(len(kept), old.out_channels, *old.kernel_size)[:, index]
-        else:
-            shaped = new[index].view(target.shape)
-        target.copy_(shaped)
+            new = new.T.view(len(kept), old.out_channels, *old.kernel_size)[:, index]
+            shift = _per_output(old, shift)[index]
+        target.copy_(new.view(target.shape))
         if isinstance(bias, Tensor):
             former = old.bias
             assert isinstance(former, Tensor)
-            bias.copy_((former.detach().double() + _per_output(old, shift))[index])
+            bias.copy_(former.detach().double()[index] + shift)
 
 
 def _per_output(old: nn.Module, shift: Tensor) -> Tensor:

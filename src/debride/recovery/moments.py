@@ -28,15 +28,11 @@ SAMPLES = 1024
 class Moments:
     """Mean and covariance of what one layer reads, summed up batch by batch.
 
-    Attributes
-    ----------
-    samples : Tensor or None
-        (N, D) centred patches themselves, for a layer wider than `WIDEST`.
+    Of a layer wider than `WIDEST` it keeps some of the patches themselves instead.
     """
 
     def __init__(self, width: int) -> None:
         self.count = 0
-        self.samples: Tensor | None = None
         self._width = width
         self._origin: Tensor | None = None
         self._sum: Tensor | None = None
@@ -69,14 +65,52 @@ class Moments:
     def covariance(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the (R, C) block of the covariance, in float64."""
         assert self._sum is not None
+        if self._products is None:
+            left = self._held(rows)
+            return left.T @ self._held(columns) / len(left)
         moved = self._sum / self.count
-        if self._products is not None:
-            block = self._products[rows][:, columns].double() / self.count
-        else:
-            held = torch.cat(self._kept)[:SAMPLES].double()
-            moved = held.mean(0)
-            block = held[:, rows].T @ held[:, columns] / len(held)
+        block = self._products[rows][:, columns].double() / self.count
         return block - torch.outer(moved[rows], moved[columns])
+
+    def replace(
+        self, weight: Tensor, lost: Tensor, kept: Tensor, ridge: float, *, centred: bool
+    ) -> Tensor:
+        """Return the weights with which kept inputs best say what the lost ones said.
+
+        Parameters
+        ----------
+        weight : Tensor
+            (O, L) float64, what outputs made of the lost inputs.
+        lost, kept : Tensor
+            (L,) and (K,) places in a patch.
+        ridge : float
+            λ as a fraction of the mean variance of what is kept.
+        centred : bool
+            Whether a bias takes up what the means leave over; else the means must fit as well.
+
+        Returns
+        -------
+        Tensor
+            (O, K) W_l C_lk (C_kk + λI)⁻¹. Where only N samples are held, the same by way of their
+            (N, N) products: W_l X_lᵀ (X_k X_kᵀ + NλI)⁻¹ X_k.
+        """
+        offset = torch.zeros_like(self.mean) if centred else self.mean
+        tiny = torch.finfo(torch.float32).tiny
+        if self._products is None:
+            seen = self._held(kept) + offset[kept]
+            said = (self._held(lost) + offset[lost]) @ weight.T
+            products = seen @ seen.T
+            products.diagonal().add_(ridge * seen.square().sum().clamp(min=tiny) / len(kept))
+            return torch.cholesky_solve(said, torch.linalg.cholesky(products)).T @ seen
+        spread = self.covariance(kept, kept).addr_(offset[kept], offset[kept])
+        shared = self.covariance(lost, kept).addr_(offset[lost], offset[kept])
+        spread.diagonal().add_(ridge * spread.diagonal().mean().clamp(min=tiny))
+        return torch.cholesky_solve((weight @ shared).T, torch.linalg.cholesky(spread)).T
+
+    def _held(self, places: Tensor) -> Tensor:
+        """Return the samples' values at some places, around their mean, in float64."""
+        held = torch.cat([rows[:, places] for rows in self._kept])[:SAMPLES].double()
+        return held - held.mean(0)
 
 
 def collect(
