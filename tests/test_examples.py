@@ -38,7 +38,9 @@ def test_extensions_of_the_docs_work_together() -> None:
     from debride.criteria import score
     from debride.data import registry
     from debride.data.images import open_images
+    from debride.models.attention import registry as attention
     from debride.models.spec import ModelSpec, build
+    from debride.planning.groups import find_groups
     from debride.relevance.rules import RuleSet, make_rule
 
     text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
@@ -62,6 +64,9 @@ def test_extensions_of_the_docs_work_together() -> None:
         assert abs(found.delta) < 1e-4
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), method="contrast", floor=0.1)
         assert float(found.input.min()) >= 0.1
+        pooled = next(kind for kind in attention._KINDS if kind.__name__ == "Pooled")
+        groups = find_groups(nn.Sequential(nn.Linear(5, 32), pooled()), torch.rand(1, 6, 5)).groups
+        assert [(group.kind, group.units) for group in groups] == [("head", 4), ("head_dim", 8)]
         bold = RuleSet("bold", make_rule("bold", threshold=0.2), make_rule("bold"))
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules=bold)
         assert abs(found.delta) < 1e-4

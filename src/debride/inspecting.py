@@ -16,7 +16,7 @@ from debride import screens
 from debride.data.images import open_images
 from debride.files import write_atomic
 from debride.opening import Network, device_named, open_network, open_parent, stored_network
-from debride.planning.groups import LeftAlone
+from debride.planning.coupling import LeftAlone
 from debride.planning.plan import fingerprint
 from debride.planning.survey import Survey, survey
 

@@ -21,7 +21,7 @@ from debride.config import Settings
 if TYPE_CHECKING:
     from debride.data.images import ImageSource
 
-PACKAGES = ("torchvision", "timm", "monai", "torch-pruning", "numpy", "scikit-learn")
+PACKAGES = ("torchvision", "timm", "monai", "numpy", "scikit-learn")
 
 
 class Stopwatch:

@@ -10,7 +10,9 @@ from debride import attribute, score
 from debride.criteria import Scores
 from debride.errors import DebrideError
 from debride.planning.groups import find_groups
+from debride.planning.make import plan
 from planning import toys
+from planning.test_groups import Attention
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(6, 1, 8, 8, generator=GENERATOR)
@@ -189,3 +191,24 @@ def test_scores_of_different_criteria_do_not_add_up() -> None:
     ):
         with pytest.raises(DebrideError, match="same criterion and network"):
             one + other
+
+
+def test_what_heads_give_is_scored_where_the_output_projection_reads_it() -> None:
+    model = toys.randomise(Attention())
+    groups = find_groups(model, IMAGES).groups
+    scores = score(model, [(IMAGES, LABELS)], groups=groups).values["attend.out_proj"]
+    seen = attribute(model, IMAGES, LABELS, taps=["attend.out_proj@input"])
+    relevance = seen.taps["attend.out_proj@input"].double()
+    torch.testing.assert_close(scores, relevance.abs().flatten(0, -2).sum(0))
+    assert scores.shape == (8,)
+    assert type(model.attend) is nn.MultiheadAttention
+
+
+def test_the_head_that_carries_the_decision_is_kept() -> None:
+    model = toys.randomise(Attention())
+    with torch.no_grad():
+        model.attend.out_proj.weight[:, 4:] = 0  # the second head gives nothing
+    found = score(model, [(IMAGES, LABELS)])
+    made = plan(model, found, IMAGES, ratio=0.5, ranking="layer")
+    heads = next(group for group in made.groups if group.kind == "head")
+    assert heads.keep == (0,)

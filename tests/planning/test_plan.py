@@ -14,7 +14,15 @@ from debride.errors import DebrideError
 from debride.planning.costs import Costs
 from debride.planning.groups import find_groups
 from debride.planning.make import check_members, finish
-from debride.planning.plan import Plan, fingerprint, read_ranges, write_ranges
+from debride.planning.plan import (
+    Group,
+    Member,
+    Plan,
+    Tap,
+    fingerprint,
+    read_ranges,
+    write_ranges,
+)
 from debride.surgery import apply
 
 from . import toys
@@ -41,6 +49,22 @@ def test_json_comes_back_equal_and_reads_well(plan: Plan) -> None:
     lines = text.splitlines()
     assert sum('"keep": "0-2 5"' in line for line in lines) == 1
     assert sum('"units"' in line for line in lines) == len(plan.groups)
+
+
+def test_a_plan_of_the_first_schema_is_read_as_it_is(plan: Plan) -> None:
+    text = plan.to_json().replace('"schema_version": 2', '"schema_version": 1')
+    assert Plan.from_json(text) == plan
+
+
+def test_heads_come_back_equal(plan: Plan) -> None:
+    member = Member("attend", "out", 8, 1, repeat=2, stride=4)
+    dims = Group(
+        "attend.dims", "head_dim", 4, (member, Member("proj", "in", 0, 1, 2, 4)),
+        (Tap("proj", "proj@input"),),
+    )  # fmt: skip
+    planned = replace(plan, groups=(dims.planned([1, 3]),))
+    assert Plan.from_json(planned.to_json()) == planned
+    assert '["attend", "out", 8, 1, 2, 4]' in planned.to_json()
 
 
 def test_a_plan_of_no_groups_comes_back(plan: Plan) -> None:
@@ -115,14 +139,17 @@ def _drop(path: str) -> Any:
         _drop("cost.after"), _drop("cost.before.macs"), _drop("groups.0.name"),
         _drop("groups.0.units"), _drop("groups.0.keep"), _drop("groups.0.taps"),
         _drop("groups.0.members"), _drop("groups.0.kind"),
-        _set("schema_version", 2), _set("schema_version", "x"), _set("groups", 3),
+        _set("schema_version", 3), _set("schema_version", "x"), _set("groups", 3),
         _set("groups", [1]), _set("groups.0.units", 0), _set("groups.0.units", "6"),
         _set("groups.0.units", True), _set("groups.0.keep", ""), _set("groups.0.keep", "0-6"),
-        _set("groups.0.keep", None), _set("groups.0.keep", "0 0"), _set("groups.0.kind", "head"),
+        _set("groups.0.keep", None), _set("groups.0.keep", "0 0"), _set("groups.0.kind", "tail"),
         _set("groups.0.kind", []), _set("groups.0.members", [["conv", "out", 0]]),
         _set("groups.0.members", [["conv", "up", 0, 1]]),
         _set("groups.0.members", [["conv", "out", -1, 1]]),
         _set("groups.0.members", [["conv", "out", 0, 0]]),
+        _set("groups.0.members", [["conv", "out", 0, 1, 2]]),
+        _set("groups.0.members", [["conv", "out", 0, 1, 2, 0]]),
+        _set("groups.0.members", [["conv", "out", 0, 1, 10**6, 1]]),
         _set("groups.0.members", [["conv", "out", 0.5, 1]]),
         _set("groups.0.members", [["conv", "out", 10**12, 1]]),
         _set("groups.0.members", [["conv", "out", 0, 10**12]]),

@@ -45,7 +45,7 @@ def test_all_together_is_less_than_the_sum_where_groups_meet() -> None:
 
 def test_what_is_left_alone_has_a_reason() -> None:
     net = nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=2), nn.ReLU(),
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.LocalResponseNorm(3),
         nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
     found = survey(net, IMAGES)

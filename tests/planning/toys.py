@@ -172,6 +172,8 @@ class Mixing(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        if kind == "scale":
+            self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8).view(8, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "softmax":
@@ -186,7 +188,53 @@ class Mixing(nn.Module):
             return x.roll(1, 1)
         if self.kind == "view":
             return x.view(x.shape[0], 8, *x.shape[2:]).relu()
+        if self.kind == "matmul":
+            flat = x.flatten(2)
+            return torch.matmul(flat @ flat.transpose(1, 2), flat).view_as(x)
+        if self.kind == "scale":
+            return x * self.scale
+        if self.kind == "one for all":
+            return x[:, :1] * x
         raise ValueError(self.kind)
+
+
+class ChannelsLast(nn.Module):
+    """A layer over the last dimension, on maps."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Gated(nn.Module):
+    """One convolution makes values and their gates; another layer reads their product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Conv2d(1, 12, 3, padding=1)
+        self.last = nn.Conv2d(6, 5, 3, padding=1)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.both(x).chunk(2, dim=1)
+        return self.head(self.last(value * gate.sigmoid()).relu().mean((2, 3)))
+
+
+class Features(nn.Module):
+    """Gives out its features beside the classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3, padding=1)
+        self.last = nn.Conv2d(6, 5, 3, padding=1)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.first(x)
+        return self.head(self.last(features.relu()).relu().mean((2, 3))), features
 
 
 def parametrized() -> nn.Module:

@@ -15,6 +15,7 @@ from debride.planning.groups import find_groups
 from debride.planning.make import finish
 from debride.surgery import apply, narrow
 from planning import toys
+from planning.test_groups import Attention
 
 TOYS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "volume": (toys.Volume, (1, 8, 8, 8)),
@@ -33,6 +34,16 @@ TOYS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: toys.Tail(nn.BatchNorm2d(8, track_running_stats=False)),
         (1, 8, 8),
     ),
+    "one_group": (lambda: toys.Tail(nn.GroupNorm(1, 8)), (1, 8, 8)),
+    "groups_of_two": (lambda: toys.Tail(nn.GroupNorm(4, 8)), (1, 8, 8)),
+    "instance_norm": (lambda: toys.Tail(nn.InstanceNorm2d(8, affine=True)), (1, 8, 8)),
+    "layer_norm": (lambda: toys.Tail(toys.ChannelsLast(nn.LayerNorm(8))), (1, 8, 8)),
+    "rms_norm": (lambda: toys.Tail(toys.ChannelsLast(nn.RMSNorm(8))), (1, 8, 8)),
+    "grouped": (lambda: toys.Tail(nn.Conv2d(8, 8, 3, padding=1, groups=4)), (1, 8, 8)),
+    "grouped_wider": (lambda: toys.Tail(nn.Conv2d(8, 16, 3, groups=4), after=16), (1, 8, 8)),
+    "grouped_up": (lambda: toys.Tail(nn.ConvTranspose2d(8, 4, 2, groups=2), after=4), (1, 8, 8)),
+    "gated": (toys.Gated, (1, 8, 8)),
+    "attention": (Attention, (1, 8, 8)),
     "ends_with_softmax": (lambda: nn.Sequential(toys.Flat(), nn.Softmax(1)), (1, 8, 8)),
 }
 QUICK = {
@@ -97,7 +108,9 @@ def test_removed_equals_masked_at_the_predicted_cost(
     assert (found - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["unet", "dense", "squeeze_excite", "flatten"])
+@pytest.mark.parametrize(
+    "name", ["unet", "dense", "squeeze_excite", "flatten", "attention", "grouped_up", "gated"]
+)
 def test_cuts_in_steps_equal_one_cut(name: str) -> None:
     make, shape = TOYS[name]
     model = toys.randomise(make())

@@ -67,8 +67,8 @@ def hessian(
     """
     if probes < 1:
         raise DebrideError(f"probes={probes}: give 1 or more")
-    layers = {tap.read_at: tap.layer for group in groups for tap in group.taps}
-    weights = [model.get_parameter(f"{layer}.weight") for layer in layers.values()]
+    layers = {tap.read_at: tap for group in groups for tap in group.taps}
+    weights = [model.get_parameter(f"{tap.layer}.weight") for tap in layers.values()]
 
     def sweep(
         images: Tensor, labels: Tensor | None, taps: tuple[str, ...], visit: Visit
@@ -91,8 +91,8 @@ def hessian(
                 )  # fmt: skip
                 for tap, weight, v, hv in zip(layers, weights, signs, bent, strict=True):
                     diagonal = (v * hv).double() * weight.detach().double().square()
-                    module = model.get_submodule(layers[tap])
-                    visit(tap, by_unit(module, diagonal).sum(1)[None] / (2 * probes))
+                    module, side = model.get_submodule(layers[tap].layer), layers[tap].side
+                    visit(tap, by_unit(module, diagonal, side).sum(1)[None] / (2 * probes))
         return {}
 
     return sum_over_images("hessian", model, groups, data, sweep, aggregate="signed", device=device)

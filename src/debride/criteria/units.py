@@ -59,7 +59,7 @@ def sum_over_images(
     """
     if aggregate not in AGGREGATES:
         raise DebrideError(f"aggregate='{aggregate}': give one of {', '.join(AGGREGATES)}")
-    layers = {tap.read_at: tap.layer for group in groups for tap in group.taps}
+    layers = {tap.read_at: tap for group in groups for tap in group.taps}
     modules = dict(model.named_modules())
     sums: dict[str, Tensor] = {}
     unknown: dict[str, list[str]] = {}
@@ -70,20 +70,20 @@ def sum_over_images(
         images = images.to(device)
 
         def visit(tap: str, value: Tensor, batch: int = len(images)) -> None:
-            neurons = isinstance(modules[tap], nn.Linear)
+            neurons = layers[tap].side == "in" or isinstance(modules[tap], nn.Linear)
             found = per_unit(value, neurons=neurons, aggregate=aggregate)
             if mean:
                 found = found * (batch * len(found) / value.numel())
-            layer = layers[tap]
+            layer = layers[tap].layer
             sums[layer] = sums[layer] + found if layer in sums else found
 
         unknown.update(sweep(images, _labels(labels), tuple(layers), visit))
         count += len(images)
     if count == 0:
         raise DebrideError("the reference data are empty: give at least one image")
-    for layer in layers.values():
-        units = width(modules[layer], "out")
-        sums.setdefault(layer, torch.zeros(units, dtype=torch.float64))
+    for read in layers.values():
+        units = width(modules[read.layer], read.side)
+        sums.setdefault(read.layer, torch.zeros(units, dtype=torch.float64))
     return Scores(name, count, {layer: value.cpu() for layer, value in sums.items()}, unknown)
 
 

@@ -14,7 +14,7 @@ from debride.criteria.registry import register_criterion
 from debride.criteria.scores import Scores
 from debride.errors import DebrideError
 from debride.planning.layers import width
-from debride.planning.plan import Group, Tap
+from debride.planning.plan import Group, Side, Tap
 
 
 @register_criterion("magnitude")
@@ -59,7 +59,9 @@ def bn_scale(model: nn.Module, groups: Sequence[Group], data: Iterable[Any]) -> 
         tap: module.weight.detach().to("cpu", torch.float64).abs()
         for group in groups
         for tap in group.taps
-        if isinstance(module := model.get_submodule(tap.read_at), _BatchNorm) and module.affine
+        if tap.side == "out"
+        and isinstance(module := model.get_submodule(tap.read_at), _BatchNorm)
+        and module.affine
     }
     if not norms:
         raise DebrideError(
@@ -81,7 +83,7 @@ def random(
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(tap: Tap) -> Tensor:
-        units = width(model.get_submodule(tap.layer), "out")
+        units = width(model.get_submodule(tap.layer), tap.side)
         return torch.rand(units, generator=generator, dtype=torch.float64)
 
     return _of_taps("random", groups, drawn)
@@ -94,15 +96,15 @@ def _of_taps(name: str, groups: Sequence[Group], values: Callable[[Tap], Tensor]
 
 
 def _weights(model: nn.Module, tap: Tap) -> Tensor:
-    """Return a producing layer's weights as (units, the rest), float64."""
+    """Return a tapped layer's weights as (units, the rest), float64."""
     module = model.get_submodule(tap.layer)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return by_unit(module, weight.detach().to("cpu", torch.float64))
+    return by_unit(module, weight.detach().to("cpu", torch.float64), tap.side)
 
 
-def by_unit(module: nn.Module, values: Tensor) -> Tensor:
-    """Return one value for each weight of a layer as (units, the rest)."""
-    if isinstance(module, _ConvTransposeNd):
+def by_unit(module: nn.Module, values: Tensor, side: Side = "out") -> Tensor:
+    """Return one value for each weight of a layer as (units on one side, the rest)."""
+    if isinstance(module, _ConvTransposeNd) != (side == "in"):
         values = values.transpose(0, 1)
     return values.flatten(1)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
+from debride.models.attention import Heads, heads_of, is_attention
 from debride.planning.costs import macs_by_module
-from debride.planning.layers import is_depthwise, width
+from debride.planning.layers import is_depthwise, is_grouped, width
 from debride.planning.plan import Group
 
 Counts = npt.NDArray[np.float64]
@@ -32,16 +33,21 @@ class CostModel:
         Each affected module's cost before any cut.
     inputs, outputs : array of (M, G)
         Fraction of a module's inputs and outputs that one unit of each group takes away.
+    dims : array of (M, G), optional
+        The same for the dimensions of attention heads, which are a factor beside the heads.
     """
 
     fixed: float
     base: Counts
     inputs: Counts
     outputs: Counts
+    dims: Counts | None = None
 
     def __call__(self, removed: Counts) -> float:
         """Return the cost when `removed` (G,) units are gone."""
         kept = (1 - self.inputs @ removed) * (1 - self.outputs @ removed)
+        if self.dims is not None:
+            kept = kept * (1 - self.dims @ removed)
         return self.fixed + float(self.base @ kept)
 
 
@@ -81,15 +87,30 @@ def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Te
 def macs(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count multiply-accumulates for one image."""
     return _product_model(
-        model, groups, [(n, m, True) for n, m in macs_by_module(model, example).items()]
+        model,
+        groups,
+        [
+            Spent(_spender(model, name), count, inputs=True, dims=True)
+            for name, count in macs_by_module(model, example).items()
+        ],
     )
+
+
+def _spender(model: nn.Module, name: str) -> str:
+    """Return the attention module that a part which is no layer multiplies for, or its own name."""
+    place = "" if isinstance(model.get_submodule(name), nn.Linear) else name
+    while place:
+        if is_attention(model.get_submodule(place)):
+            return place
+        place = place.rpartition(".")[0]
+    return name
 
 
 @register_budget("params")
 def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count parameters; vectors (biases, norms) shrink with their layer's output alone."""
     sizes = [
-        (name.rpartition(".")[0], parameter.numel(), parameter.ndim > 1)
+        _tensor(model, name, parameter, parameter.numel())
         for name, parameter in model.named_parameters()  # a tied one once
     ]
     return _product_model(model, groups, sizes)
@@ -97,11 +118,10 @@ def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
 
 def stored_bytes(model: nn.Module, groups: Sequence[Group]) -> CostModel:
     """Count bytes of parameters and buffers."""
-    sizes = []
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        # A scalar (a batch norm's count of batches) shrinks with nothing.
-        owner = name.rpartition(".")[0] if tensor.ndim else ""
-        sizes.append((owner, tensor.numel() * tensor.element_size(), tensor.ndim > 1))
+    sizes = [
+        _tensor(model, name, tensor, tensor.numel() * tensor.element_size())
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    ]
     return _product_model(model, groups, sizes)
 
 
@@ -120,6 +140,22 @@ def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
     return replace(stored, fixed=stored.fixed + 8 + header)
 
 
+def _tensor(model: nn.Module, name: str, tensor: Tensor, cost: int) -> Spent:
+    owner = name.rpartition(".")[0]
+    shrinks = tensor.ndim > 0  # a batch norm's count of batches shrinks with nothing
+    place = owner
+    while place:
+        if is_attention(module := model.get_submodule(place)):
+            heads = heads_of(module)
+            if isinstance(heads, Heads) and name.removeprefix(f"{place}.") in heads.tensors:
+                owner = place
+            elif place == owner:
+                shrinks = False
+            break
+        place = place.rpartition(".")[0]
+    return Spent(owner if shrinks else "", cost, inputs=tensor.ndim > 1)
+
+
 @register_budget("ratio")
 def ratio(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count units, each as one."""
@@ -128,28 +164,53 @@ def ratio(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMod
     return CostModel(0.0, units, np.zeros_like(diagonal), diagonal)
 
 
-def _product_model(
-    model: nn.Module, groups: Sequence[Group], spent: Sequence[tuple[str, int, bool]]
-) -> CostModel:
-    """Build the model from (module, cost, whether the cost also shrinks with the inputs)."""
-    modules = dict(model.named_modules())
-    touched = {member.module for group in groups for member in group.members}
-    rows = [entry for entry in spent if entry[0] in touched]
+@dataclass(frozen=True)
+class Spent:
+    """What one module or tensor costs, and with what it shrinks besides its layer's outputs."""
+
+    module: str
+    cost: int
+    inputs: bool = False
+    dims: bool = False
+
+
+def _product_model(model: nn.Module, groups: Sequence[Group], spent: Sequence[Spent]) -> CostModel:
+    """Build the model from what is spent where."""
+    shares = _shares(model, groups)
+    rows = [entry for entry in spent if entry.module in shares]
     inputs = np.zeros((len(rows), len(groups)))
-    outputs = np.zeros_like(inputs)
+    outputs, dims = np.zeros_like(inputs), np.zeros_like(inputs)
+    for row, entry in enumerate(rows):
+        for column, sides in shares[entry.module].items():
+            # Dimensions of heads thin out every head alike: a factor of their own.
+            within = dims if groups[column].kind == "head_dim" else outputs
+            within[row, column] = max(
+                sides.get("out", 0.0),
+                sides.get("heads", 0.0),
+                sides.get("dims", 0.0) if entry.dims else 0.0,
+            )
+            if entry.inputs and "in" in sides:
+                (dims if groups[column].kind == "head_dim" else inputs)[row, column] = sides["in"]
+    return CostModel(
+        fixed=float(sum(entry.cost for entry in spent if entry.module not in shares)),
+        base=np.array([entry.cost for entry in rows], dtype=np.float64),
+        inputs=inputs,
+        outputs=outputs,
+        dims=dims,
+    )
+
+
+def _shares(model: nn.Module, groups: Sequence[Group]) -> dict[str, dict[int, dict[str, float]]]:
+    """Return, for modules and groups, what part of each side one unit takes away."""
+    modules = dict(model.named_modules())
+    shares: dict[str, dict[int, dict[str, float]]] = {}
     for column, group in enumerate(groups):
         for member in group.members:
             module = modules[member.module]
-            reads = member.side == "in" and not is_depthwise(module)
-            share = member.block / width(module, member.side)
-            for row, (name, _, matrix) in enumerate(rows):
-                if name == member.module and not reads:
-                    outputs[row, column] += share
-                elif name == member.module and matrix:
-                    inputs[row, column] += share
-    return CostModel(
-        fixed=float(sum(cost for name, cost, _ in spent if name not in touched)),
-        base=np.array([cost for _, cost, _ in rows], dtype=np.float64),
-        inputs=inputs,
-        outputs=outputs,
-    )
+            # A grouped convolution loses whole groups: its outputs say it all.
+            side = "out" if is_depthwise(module) else member.side
+            if side == "in" and is_grouped(module):
+                continue
+            sides = shares.setdefault(member.module, {}).setdefault(column, {})
+            sides[side] = sides.get(side, 0.0) + member.size / width(module, member.side)
+    return shares

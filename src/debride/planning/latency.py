@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from debride.errors import DebrideError
 from debride.models.state import undisturbed
-from debride.planning.budgets import Cost, CostModel, _product_model
+from debride.planning.budgets import Cost, CostModel, Spent, _product_model
 from debride.planning.layers import width
 from debride.planning.plan import Group, PlannedGroup
 from debride.surgery.removal import narrow
@@ -159,7 +159,12 @@ def predicted(model: nn.Module, groups: Sequence[Group], example: Tensor) -> Cos
     spent = _seconds_by_module(model, groups, example)
     modules = dict(model.named_modules())
     rows = [
-        (name, round(1e9 * seconds), any(p.ndim > 1 for p in modules[name].parameters()))
+        Spent(
+            name,
+            round(1e9 * seconds),
+            inputs=any(p.ndim > 1 for p in modules[name].parameters()),
+            dims=True,
+        )
         for name, seconds in spent.items()
     ]
     return _product_model(model, groups, rows)

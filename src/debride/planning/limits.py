@@ -57,7 +57,7 @@ class Limits:
 
     def _portion(self, group: Group) -> int:
         """Return the fewest units whose positions fill whole multiples of `round_to`."""
-        blocks = [group.source(tap).block for tap in group.taps]
+        blocks = [len(group.shown(tap, [0])[0]) for tap in group.taps]
         return math.lcm(*(self.round_to // math.gcd(self.round_to, b) for b in blocks or [1]))
 
 

@@ -79,11 +79,12 @@ def plan(
     example = example[:1]
     if groups is None:
         groups = find_groups(model, example).groups
-    for layer in {tap.layer for group in groups for tap in group.taps}:
-        wide = width(model.get_submodule(layer), "out")
-        if len(scores.values.get(layer, ())) != wide:
+    for tap in {tap for group in groups for tap in group.taps}:
+        wide = width(model.get_submodule(tap.layer), tap.side)
+        if len(scores.values.get(tap.layer, ())) != wide:
             raise DebrideError(
-                f"the scores do not fit layer '{layer}', which has {wide} units: score this network"
+                f"the scores do not fit layer '{tap.layer}', which has {wide} units: "
+                "score this network"
             )
     limits = limits_of(model, groups, floor=floor, round_to=round_to, protect=protect)
     goal = goal_of(kind, kept, model, groups, example, latency_table=latency_table)

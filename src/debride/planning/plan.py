@@ -5,37 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from debride.errors import DebrideError
+from debride.models.attention import INPUT
 from debride.planning.costs import Costs
 from debride.planning.layers import width
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 added attention (kinds head and head_dim) and repeated members; 1 is read as it is."""
 
 MOST_UNITS = 1_000_000
 """No network has more; a plan that says so is damaged, and would fill the memory."""
 
-Side = Literal["out", "in"]
-Kind = Literal["channel", "neuron"]
+Side = Literal["out", "in", "heads", "dims"]
+"""Of a layer its outputs or inputs; of an attention module its heads or the dimensions of each."""
+
+Kind = Literal["channel", "neuron", "head", "head_dim"]
 
 
 @dataclass(frozen=True)
 class Member:
     """One side of one module that a group's units run through.
 
-    Unit u occupies the positions ``offset + u * block + [0 … block)`` of that side.
+    Unit u occupies the positions ``offset + r * stride + u * block + [0 … block)`` of that side,
+    for r in ``[0 … repeat)``.
     """
 
     module: str
     side: Side
     offset: int = 0
     block: int = 1
+    repeat: int = 1
+    stride: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many positions one unit occupies."""
+        return self.block * self.repeat
 
     def positions(self, units: Sequence[int]) -> list[int]:
         """Return the positions along this side that `units` occupy.
@@ -44,19 +56,36 @@ class Member:
         --------
         >>> Member("fc", "in", offset=10, block=2).positions([0, 3])
         [10, 11, 16, 17]
+        >>> Member("qkv", "out", repeat=3, stride=8).positions([0, 2])
+        [0, 8, 16, 2, 10, 18]
         """
-        return [self.offset + u * self.block + k for u in units for k in range(self.block)]
+        return [
+            self.offset + r * self.stride + u * self.block + k
+            for u in units
+            for r in range(self.repeat)
+            for k in range(self.block)
+        ]
+
+    def end(self, units: int) -> int:
+        """Return the first position behind those of `units` units."""
+        return self.offset + (self.repeat - 1) * self.stride + units * self.block
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A layer that produces a group's units, and the module whose output shows their relevance.
+    """A layer that shows a group's units, and where their relevance is read.
 
-    That is the batch norm behind the layer where there is one, else the layer itself.
+    That is the output of the layer that produces them or of the batch norm behind it. What heads
+    give is read where the output projection takes it in: ``read_at`` is then ``layer@input``.
     """
 
     layer: str
     read_at: str
+
+    @property
+    def side(self) -> Side:
+        """The side of the layer that the units lie on."""
+        return "in" if self.read_at.endswith(INPUT) else "out"
 
 
 @dataclass(frozen=True)
@@ -70,9 +99,10 @@ class Group:
     taps: tuple[Tap, ...]
     """The layers that produce these units, and where a unit's relevance is read."""
 
-    def source(self, tap: Tap) -> Member:
-        """Return where this group's units lie in a producing layer's output."""
-        return next(m for m in self.members if m.module == tap.layer and m.side == "out")
+    def shown(self, tap: Tap, units: Sequence[int]) -> list[list[int]]:
+        """Return, for each of `units`, its positions in the layer that a tap reads."""
+        sources = [m for m in self.members if (m.module, m.side) == (tap.layer, tap.side)]
+        return [[p for source in sources for p in source.positions([unit])] for unit in units]
 
     def planned(self, keep: Sequence[int]) -> PlannedGroup:
         """Return the group with the units that it keeps."""
@@ -164,7 +194,7 @@ class Plan:
                         f"the plan's group '{group.name}' names a module '{member.module}' "
                         "that the network does not have"
                     )
-                end = member.offset + group.units * member.block
+                end = member.end(group.units)
                 if end > (wide := width(modules[member.module], member.side)):
                     raise DebrideError(
                         f"the plan's group '{group.name}' removes up to position {end - 1} of "
@@ -180,10 +210,7 @@ class Plan:
                 "units": group.units,
                 "keep": write_ranges(group.keep),
                 "taps": [[tap.layer, tap.read_at] for tap in group.taps],
-                "members": [
-                    [member.module, member.side, member.offset, member.block]
-                    for member in group.members
-                ],
+                "members": [_write_member(member) for member in group.members],
             }
             for group in self.groups
         ]
@@ -215,9 +242,9 @@ class Plan:
             )
         try:
             version = data["schema_version"]
-            if version != SCHEMA_VERSION:
+            if version not in range(1, SCHEMA_VERSION + 1):
                 raise DebrideError(
-                    f"the plan has schema version {version!r}, this Debride reads "
+                    f"the plan has schema version {version!r}, this Debride reads 1 to "
                     f"{SCHEMA_VERSION}: update Debride or make the plan again"
                 )
             from debride.planning.schema import check_form  # describes the classes of this file
@@ -235,6 +262,36 @@ class Plan:
             raise DebrideError(f"the plan is damaged: it has no {error}") from error
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DebrideError(f"the plan is damaged: {type(error).__name__}: {error}") from error
+
+
+def removed_positions(groups: Iterable[PlannedGroup]) -> dict[tuple[str, Side], set[int]]:
+    """Return, for each side of each module, the positions that planned groups remove."""
+    removed: dict[tuple[str, Side], set[int]] = {}
+    for group in groups:
+        for member in group.members:
+            removed.setdefault((member.module, member.side), set()).update(
+                member.positions(group.removed)
+            )
+    return removed
+
+
+def _write_member(member: Member) -> list[str | int]:
+    numbers = [member.offset, member.block]
+    if member.repeat > 1:
+        numbers += [member.repeat, member.stride]
+    return [member.module, member.side, *numbers]
+
+
+def _read_member(entry: Sequence[Any], group: str) -> Member:
+    module, side, *numbers = entry
+    if (
+        side not in get_args(Side)
+        or len(numbers) not in (2, 4)
+        or any(type(number) is not int or not 0 <= number <= MOST_UNITS for number in numbers)
+        or not all(numbers[1:])
+    ):
+        raise DebrideError(f"the plan's group '{group}' has a damaged member '{module}'")
+    return Member(str(module), side, *numbers)
 
 
 def _read_groups(entries: Sequence[Mapping[str, Any]]) -> Iterator[PlannedGroup]:
@@ -264,24 +321,17 @@ def _read_group(entry: Mapping[str, Any]) -> PlannedGroup:
         raise DebrideError(
             f"the plan's group '{name}' keeps unit {keep[-1]}, but has units 0 to {units - 1}"
         )
-    if entry["kind"] not in ("channel", "neuron"):
+    if entry["kind"] not in get_args(Kind):
         raise DebrideError(f"the plan's group '{name}' has unknown kind {entry['kind']!r}")
-    members = []
-    for module, side, offset, block in entry["members"]:
-        if (
-            side not in ("out", "in")
-            or type(offset) is not int
-            or type(block) is not int
-            or offset < 0
-            or block < 1
-        ):
-            raise DebrideError(f"the plan's group '{name}' has a damaged member '{module}'")
-        members.append(Member(str(module), side, offset, block))
+    members = [_read_member(member, name) for member in entry["members"]]
+    for member in members:
+        if max(member.end(units), units * member.size) > MOST_UNITS:
+            raise DebrideError(f"the plan's group '{name}' has a damaged member '{member.module}'")
     if len(set(members)) < len(members):
         raise DebrideError(f"the plan's group '{name}' has a member twice")
     taps = tuple(Tap(str(layer), str(read_at)) for layer, read_at in entry["taps"])
     for tap in taps:
-        if not any(member.module == tap.layer and member.side == "out" for member in members):
+        if not any((m.module, m.side) == (tap.layer, tap.side) for m in members):
             raise DebrideError(f"the plan's group '{name}' taps '{tap.layer}', which is no member")
     return PlannedGroup(
         name=name,

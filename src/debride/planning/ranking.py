@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import astuple, replace
 
 import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.planning.plan import Group, PlannedGroup
+from debride.planning.plan import Group, PlannedGroup, removed_positions
 
 Normalisation = Callable[[Tensor], Tensor]
 
@@ -109,7 +110,8 @@ def _form(model: nn.Module, group: Group) -> Hashable:
     for member in group.members:
         module = model.get_submodule(member.module)
         shapes = tuple(tuple(tensor.shape) for tensor in module.parameters(recurse=False))
-        members.append((type(module).__name__, member.side, member.offset, member.block, shapes))
+        place = replace(member, module="")
+        members.append((type(module).__name__, astuple(place), shapes))
     return group.kind, group.units, tuple(sorted(members))
 
 
@@ -140,17 +142,22 @@ def importances(
         ``"share_width_rank"``, ``"share_width"``, ``"share"`` or ``"rank"``.
     """
     check_normalisation(normalise)
-    removed = _removed(groups)
+    removed = {
+        side: torch.tensor(sorted(p), dtype=torch.long)
+        for side, p in removed_positions(groups).items()
+    }
     result = {}
     for group in groups:
         shares = []
         for tap in group.taps:
-            source = group.source(tap)
-            gone = removed.get(tap.layer, torch.empty(0, dtype=torch.long))
-            positions = torch.tensor(source.positions(group.keep))
+            gone = removed.get((tap.layer, tap.side), torch.empty(0, dtype=torch.long))
+            positions = torch.tensor(group.shown(tap, group.keep))
             # Scores belong to the narrowed layer: count how many positions before are gone.
-            positions = positions - torch.searchsorted(gone, positions)
-            values = scores[tap.layer][positions].view(len(group.keep), source.block).sum(1)
+            local = positions - torch.searchsorted(gone, positions)
+            # A head may have lost some of its dimensions.
+            present = ~torch.isin(positions, gone)
+            given = scores[tap.layer]
+            values = (given[local.clamp(max=len(given) - 1)] * present).sum(1)
             total = float(values.sum())
             if total > 0:
                 shares.append(values / total)
@@ -158,14 +165,3 @@ def importances(
         mean = torch.stack(shares).mean(0) if shares else uniform
         result[group.name] = _NORMALISATIONS[normalise](mean)
     return result
-
-
-def _removed(groups: Sequence[PlannedGroup]) -> dict[str, Tensor]:
-    gone: dict[str, set[int]] = {}
-    for group in groups:
-        for member in group.members:
-            if member.side == "out":
-                gone.setdefault(member.module, set()).update(member.positions(group.removed))
-    return {
-        name: torch.tensor(sorted(positions), dtype=torch.long) for name, positions in gone.items()
-    }

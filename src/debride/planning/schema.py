@@ -50,11 +50,15 @@ class GroupForm(_Form):
         json_schema_extra={"pattern": RANGES},  # `read_ranges` says better what is wrong
     )
     taps: list[tuple[str, str]] = Field(
-        description="[layer that makes these units, module whose output shows their relevance]"
+        description="[layer that shows these units, module whose output shows their relevance; "
+        "MODULE@input where its input does]"
     )
-    members: list[tuple[str, Side, Position, Size]] = Field(
+    members: list[
+        tuple[str, Side, Position, Size] | tuple[str, Side, Position, Size, Size, Size]
+    ] = Field(
         description="[module, side, offset, block]: unit u lies at the positions "
-        "offset + u * block to offset + (u + 1) * block - 1 of that side of that module.",
+        "offset + u * block to offset + (u + 1) * block - 1 of that side of that module. With "
+        "[..., repeat, stride] it lies there again, repeat times in all, stride further each time.",
     )
 
 

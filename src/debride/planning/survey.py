@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from debride.planning.budgets import cost_model
 from debride.planning.costs import Costs, measure
-from debride.planning.groups import LeftAlone, find_groups
+from debride.planning.coupling import LeftAlone
+from debride.planning.groups import find_groups
 from debride.planning.plan import Group
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from debride.models.outputs import logits
 from debride.planning.plan import Group, PlannedGroup
-from debride.surgery.removal import mask, narrow
+from debride.surgery.masks import mask
+from debride.surgery.removal import narrow
 
 
 def sound(model: nn.Module, groups: Sequence[Group], example: Tensor) -> tuple[Group, ...]:

@@ -60,7 +60,12 @@ def least_squares(
     """
     layers = _readers(original, groups)
     moments = collect(original, layers, data, device)
-    behind = {tap.layer: tap.read_at for g in groups for tap in g.taps if tap.read_at != tap.layer}
+    behind = {
+        tap.layer: tap.read_at
+        for g in groups
+        for tap in g.taps
+        if tap.side == "out" and tap.read_at != tap.layer
+    }
 
     def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
         for name, (gone, rows) in _lost(original, cut).items():

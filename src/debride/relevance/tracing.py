@@ -13,6 +13,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
+from debride.models.attention import INPUT, opened
 from debride.models.outputs import first_tensor
 from debride.models.plain import check_plain, checkpointed
 from debride.models.state import undisturbed
@@ -218,6 +219,8 @@ def _checkpointing_named(model: nn.Module, images: Tensor) -> Iterator[None]:
 def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
     """Return the tapped modules by name.
 
+    A name that ends in ``@input`` taps what comes into a module.
+
     Raises
     ------
     DebrideError
@@ -225,9 +228,9 @@ def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for tap in taps:
-        if tap not in modules:
+        if tap.removesuffix(INPUT) not in modules:
             raise DebrideError(f"the network has no module '{tap}' to tap")
-    return {tap: modules[tap] for tap in taps}
+    return {tap: modules[tap.removesuffix(INPUT)] for tap in taps}
 
 
 @contextlib.contextmanager
@@ -236,10 +239,12 @@ def hearing(
 ) -> Iterator[None]:
     """Have `meet` see every output of the tapped modules as it is made inside the block."""
     handles = []
+    # What heads give is seen in attention that calls its layers one by one.
+    seen = opened(model) if any(tap.endswith(INPUT) for tap in taps) else contextlib.nullcontext()
 
     def hear(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            tensor = first_tensor(output)
+        def hook(_: nn.Module, given: Any, output: Any = None) -> None:
+            tensor = first_tensor(given if name.endswith(INPUT) else output)
             if tensor is not None:
                 meet(name, tensor)
 
@@ -247,8 +252,12 @@ def hearing(
 
     try:
         for name, module in check_taps(model, taps).items():
-            handles.append(module.register_forward_hook(hear(name)))
-        yield
+            if name.endswith(INPUT):
+                handles.append(module.register_forward_pre_hook(hear(name)))
+            else:
+                handles.append(module.register_forward_hook(hear(name)))
+        with seen:
+            yield
     finally:
         for handle in handles:
             handle.remove()

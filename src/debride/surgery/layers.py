@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from debride.errors import DebrideError
+from debride.models.attention import is_attention, open_up
 from debride.planning.layers import is_depthwise
 from debride.planning.plan import Side
 
@@ -34,6 +37,11 @@ def register_layer(*kinds: type[nn.Module]) -> Callable[[Cutter], Cutter]:
 
 def cutter_of(module: nn.Module) -> Cutter | None:
     """Return what cuts this layer, or None where nothing can."""
+    if is_attention(module):
+        return _cut_attention
+    # Asked before the cut, after which one side alone may look depthwise.
+    if isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module):
+        return _cut_grouped
     for kind in type(module).__mro__:
         if kind in _CUTTERS:
             return _CUTTERS[kind]
@@ -70,6 +78,20 @@ def _cut_convolution(module: nn.Module, side: Side, index: Tensor) -> None:
         module.in_channels = kept
 
 
+def _cut_grouped(module: nn.Module, side: Side, index: Tensor) -> None:
+    """Cut whole groups; the weight has one row for each output, or transposed, each input."""
+    assert isinstance(module, _ConvNd)
+    transposed = isinstance(module, _ConvTransposeNd)
+    if transposed == (side == "in"):
+        _select(module, "weight", 0, index)
+    if side == "out":
+        _select(module, "bias", 0, index)
+        module.out_channels = index.numel()
+    else:
+        module.groups = index.numel() // (module.in_channels // module.groups)
+        module.in_channels = index.numel()
+
+
 @register_layer(nn.Linear)
 def _cut_linear(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, nn.Linear)
@@ -90,6 +112,42 @@ def _cut_batch_norm(module: nn.Module, side: Side, index: Tensor) -> None:
     module.num_features = index.numel()
 
 
+@register_layer(_InstanceNorm)
+def _cut_instance_norm(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, _InstanceNorm)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _select(module, name, 0, index)
+    module.num_features = index.numel()
+
+
+@register_layer(nn.GroupNorm)
+def _cut_group_norm(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, nn.GroupNorm)
+    if module.num_groups > 1:
+        each = module.num_channels // module.num_groups
+        if not _whole(index, each):
+            raise DebrideError("a group norm can lose whole groups of channels, not parts of one")
+        module.num_groups = index.numel() // each
+    _select(module, "weight", 0, index)
+    _select(module, "bias", 0, index)
+    module.num_channels = index.numel()
+
+
+def _whole(index: Tensor, each: int) -> bool:
+    if index.numel() % each:
+        return False
+    blocks = index.view(-1, each)
+    return torch.equal(blocks, blocks[:, :1] // each * each + torch.arange(each))
+
+
+@register_layer(nn.LayerNorm, nn.RMSNorm)
+def _cut_layer_norm(module: nn.Module, side: Side, index: Tensor) -> None:
+    assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    _select(module, "weight", 0, index)
+    _select(module, "bias", 0, index)
+    module.normalized_shape = (index.numel(),)
+
+
 @register_layer(nn.PReLU)
 def _cut_prelu(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, nn.PReLU)
@@ -98,10 +156,12 @@ def _cut_prelu(module: nn.Module, side: Side, index: Tensor) -> None:
         module.num_parameters = index.numel()
 
 
-def silence(module: nn.Module, index: Tensor) -> None:
-    """Set the weights that read the input positions `index` to zero, in place."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    dim = 0 if isinstance(module, _ConvTransposeNd) else 1
-    with torch.no_grad():
-        weight.index_fill_(dim, index.to(weight.device), 0)
+def _cut_attention(module: nn.Module, side: Side, index: Tensor) -> None:
+    attention = open_up(module)
+    if side == "heads":
+        attention.keep_heads(index)
+        attention.num_heads = index.numel()
+    elif side == "dims":
+        attention.head_size = index.numel()
+    else:
+        attention.keep_rows(index)

@@ -6,12 +6,14 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.planning.layers import is_depthwise, width
-from debride.planning.plan import Plan, PlannedGroup, Side
-from debride.surgery.layers import cutter_of, silence
+from debride.models.attention import is_attention
+from debride.planning.layers import width
+from debride.planning.plan import Plan, PlannedGroup, Side, removed_positions
+from debride.surgery.layers import Cutter, cutter_of
+from debride.surgery.masks import mask, submodule
 
 
 def apply(model: nn.Module, plan: Plan, *, masks: bool = False) -> nn.Module:
@@ -54,14 +56,15 @@ def narrow(
     before : iterable of PlannedGroup
         What earlier cuts kept.
     """
-    gone = _removed_positions(before)
-    for (name, side), removed in _removed_positions(groups).items():
+    gone = removed_positions(before)
+    cuts: list[tuple[Cutter, nn.Module, Side, Tensor]] = []
+    for (name, side), removed in removed_positions(groups).items():
         already = gone.get((name, side), set())
         if removed == already:
             continue
         if not already <= removed:
             raise DebrideError(f"units of '{name}' that are already cut cannot come back")
-        module = _module(model, name)
+        module = submodule(model, name)
         cutter = cutter_of(module)
         if cutter is None:
             raise DebrideError(f"'{name}' is a {type(module).__name__}, which cannot be cut")
@@ -77,29 +80,8 @@ def narrow(
         ]
         if not kept:
             raise DebrideError(f"the plan would leave nothing of '{name}'")
-        cutter(module, side, torch.tensor(kept, dtype=torch.long))
-
-
-def mask(model: nn.Module, groups: Iterable[PlannedGroup]) -> None:
-    """Silence in place, in every layer that reads them, the units that `groups` do not keep."""
-    for (name, side), removed in _removed_positions(groups).items():
-        module = _module(model, name)
-        if side == "in" and removed and not is_depthwise(module):
-            silence(module, torch.tensor(sorted(removed), dtype=torch.long))
-
-
-def _removed_positions(groups: Iterable[PlannedGroup]) -> dict[tuple[str, Side], set[int]]:
-    removed: dict[tuple[str, Side], set[int]] = {}
-    for group in groups:
-        for member in group.members:
-            removed.setdefault((member.module, member.side), set()).update(
-                member.positions(group.removed)
-            )
-    return removed
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError as error:
-        raise DebrideError(f"the plan names a module '{name}' that is not there") from error
+        cuts.append((cutter, module, side, torch.tensor(kept, dtype=torch.long)))
+    # All is known to fit before anything is cut. Attention goes first: it is opened up, which
+    # fixes the scale of its heads, while its projections are whole.
+    for cutter, module, side, index in sorted(cuts, key=lambda cut: not is_attention(cut[1])):
+        cutter(module, side, index)
