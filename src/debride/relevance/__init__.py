@@ -14,7 +14,7 @@ from debride.relevance import (  # noqa: F401  (they register themselves)
     sums,
 )
 from debride.relevance.audit import Audit, audit
-from debride.relevance.engine import GradientPass, RelevancePass, register_operator
+from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.methods import (
     Request,
     attribute,
@@ -26,6 +26,7 @@ from debride.relevance.methods import (
 from debride.relevance.result import Relevance
 from debride.relevance.rules import RuleSet, register_rules, rule_set, rule_set_names
 from debride.relevance.targets import Region
+from debride.relevance.without_rules import GradientPass
 
 __all__ = [
     "Audit",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,12 +18,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
-from debride.relevance.affine import affine
 from debride.relevance.calls import NUMBERS, PASSIVE, RENAMED, Call
+from debride.relevance.inplace import Overwritten, is_in_place, out_of_place
 from debride.relevance.leaving import DETACH, Departures, copy_of, gradless
 from debride.relevance.ledger import Account, Ledger
-from debride.relevance.linear import LINEAR_OPERATORS, LinearOperator
-from debride.relevance.rules import Rule, RuleSet, rule_set
+from debride.relevance.linear import LinearOperator
+from debride.relevance.remembered import Remembered
+from debride.relevance.rules import Rule, RuleSet
 from debride.relevance.rules.base import Remade, propagate
 
 Handler = Callable[["RelevancePass", "Call"], Any]
@@ -51,7 +51,6 @@ def register_operator(*names: str) -> Callable[[Handler], Handler]:
 class _Made:
     """The output of a linear operator or a batch norm: what may follow depends on it."""
 
-    output: weakref.ref[Tensor]
     account: Account | None = None
     merge: tuple[Rule, Tensor, LinearOperator] | None = None
     """The rule, the input and the operator that a batch norm merges into."""
@@ -97,10 +96,10 @@ class RelevancePass(TorchFunctionMode):
         self.departures = Departures()
         self.unknown: dict[str, list[str]] = {}
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
-        self._replaced: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
-        self._gates: dict[int, tuple[weakref.ref[Tensor], str]] = {}
-        self._made: dict[int, _Made] = {}
-        self._remade: dict[int, tuple[weakref.ref[Tensor], Remade]] = {}
+        self._overwritten = Overwritten()
+        self._gates: Remembered[str] = Remembered()
+        self._made: Remembered[_Made] = Remembered()
+        self._remade: Remembered[Remade] = Remembered()
         self._place: str | None = None
         self.merged: dict[str, str] = {}
         self._met = 0
@@ -117,7 +116,7 @@ class RelevancePass(TorchFunctionMode):
         kwargs = kwargs or {}
         name = func.__name__
         if name == "__get__" or name in PASSIVE:
-            if self._replaced:
+            if self._overwritten:
                 args = self._prepare(args)
             if name in NUMBERS:
                 args = (args[0].detach(),)  # torch warns of numbers out of what has a gradient
@@ -133,7 +132,7 @@ class RelevancePass(TorchFunctionMode):
         if not (_active(args) or _active(tuple(kwargs.values()))):
             result = call()
             if self.departures:
-                if _in_place(name):  # what shares its values changes too
+                if is_in_place(name):  # what shares its values changes too
                     self._returns(self.departures.of(args))
                 self.departures.carry(name, (args, kwargs), result)
             return result
@@ -156,10 +155,14 @@ class RelevancePass(TorchFunctionMode):
             self._count_readers(call.args)
             if self._may_overwrite(call):
                 return self.apply(call)
-        changed = self._out_of_place(call)
+        if not (is_in_place(call.name) or call.kwargs.get("inplace")):
+            return self.apply(call)
+        changed = out_of_place(call)
+        if changed is None:
+            self._report(call.name)
         result = self.apply(call)
         if changed is not None and result is not changed:
-            self._replace(changed, result)
+            self._overwritten.replace(changed, result)
         return result
 
     def apply(self, call: Call) -> Any:
@@ -194,7 +197,7 @@ class RelevancePass(TorchFunctionMode):
 
     def current(self, value: Any) -> Any:
         """Return a tensor, or what holds some, with what in-place calls of the model made of it."""
-        if not self._replaced:
+        if not self._overwritten:
             return value
         if isinstance(value, dict):
             return type(value)((key, self.current(item)) for key, item in value.items())
@@ -209,15 +212,12 @@ class RelevancePass(TorchFunctionMode):
 
     def mark_gate(self, tensor: Tensor, kind: str) -> Tensor:
         """Remember that a tensor came out of a squashing function, so may be a gate."""
-        key = id(tensor)
-        forget = weakref.ref(tensor, lambda _: self._gates.pop(key, None))
-        self._gates[key] = (forget, kind)
+        self._gates.remember(tensor, kind)
         return tensor
 
     def gate_kind(self, tensor: Tensor) -> str | None:
         """Return which squashing function made a tensor, None if none did."""
-        mark = self._gates.get(id(tensor))
-        return mark[1] if mark is not None and mark[0]() is tensor else None
+        return self._gates.recall(tensor)
 
     def linear(self, x: Tensor, operator: LinearOperator) -> Tensor:
         """Apply a linear operator with its rule, and remember it for a batch norm that follows."""
@@ -269,15 +269,13 @@ class RelevancePass(TorchFunctionMode):
 
     def made(self, y: Tensor) -> _Made:
         """Remember an output whose values no backward needs, so that a ReLU may write into it."""
-        key = id(y)
-        forget = weakref.ref(y, lambda _: self._made.pop(key, None))
-        self._made[key] = made = _Made(forget)
+        made = _Made()
+        self._made.remember(y, made)
         return made
 
     def made_as(self, y: Tensor) -> _Made | None:
         """Return what is remembered of an output, None for other tensors."""
-        made = self._made.get(id(y))
-        return made if made is not None and made.output() is y else None
+        return self._made.recall(y)
 
     def _propagate(
         self,
@@ -294,15 +292,12 @@ class RelevancePass(TorchFunctionMode):
 
     def remade(self, y: Tensor, make: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """Remember how `y` is made of tensors that are kept anyway, if that is cheap."""
-        key = id(y)
-        forget = weakref.ref(y, lambda _: self._remade.pop(key, None))
-        self._remade[key] = (forget, Remade(tuple(v.detach() for v in sources), make))
+        self._remade.remember(y, Remade(tuple(v.detach() for v in sources), make))
         return y
 
     def remade_as(self, y: Tensor) -> Remade | None:
         """Return how a tensor is made again, None where it has to be kept."""
-        found = self._remade.get(id(y))
-        return found[1] if found is not None and found[0]() is y else None
+        return self._remade.recall(y)
 
     @contextlib.contextmanager
     def standing_in(self, place: str) -> Iterator[None]:
@@ -318,8 +313,8 @@ class RelevancePass(TorchFunctionMode):
     def _prepare(self, value: Any) -> Any:
         """Put in what in-place calls changed, and take parameters out of autograd's sight."""
         if isinstance(value, Tensor):
-            if self._replaced:
-                value = self._current(value)
+            if self._overwritten:
+                value = self._overwritten.current(value)
             if isinstance(value, nn.Parameter) and value.requires_grad:
                 return value.detach()
             return value
@@ -327,29 +322,9 @@ class RelevancePass(TorchFunctionMode):
             return type(value)(self._prepare(item) for item in value)
         return value
 
-    def _current(self, value: Tensor) -> Tensor:
-        """Return what in-place calls on a tensor, or on what it is a view of, made of it."""
-        while (entry := self._replaced.get(id(value))) and entry[0]() is value:
-            value = entry[1]
-        base = value._base
-        if base is not None and (entry := self._replaced.get(id(base))) and entry[0]() is base:
-            whole = self._whole(base)
-            start = value.storage_offset() - base.storage_offset() + whole.storage_offset()
-            value = whole.as_strided(value.shape, value.stride(), start)
-        return value
-
-    def _whole(self, base: Tensor) -> Tensor:
-        """Return what became of a tensor that others are views of, laid out as it was."""
-        whole = self._current(base)
-        if whole.stride() == base.stride():
-            return whole
-        return torch.empty_strided(
-            base.shape, base.stride(), dtype=base.dtype, device=base.device
-        ).copy_(whole)
-
     def _count_readers(self, values: Iterable[Any]) -> None:
         for value in values:
-            made = self._made.get(id(value))
+            made = self._made.recall(value)
             if made is not None:
                 made.readers += 1
             elif type(value) in (tuple, list):
@@ -366,40 +341,6 @@ class RelevancePass(TorchFunctionMode):
         y = call.argument(0, "input")
         made = self.made_as(y)
         return made is not None and made.readers == 1 and not y._is_view()
-
-    def _out_of_place(self, call: Call) -> Tensor | None:
-        """Turn an in-place call into its out-of-place form; return the tensor it would change."""
-        name, target = call.name, call.argument(0, "input")
-        if call.kwargs.get("inplace"):
-            call.kwargs = call.kwargs | {"inplace": False}
-        elif name == "__setitem__":
-            call.name = "setitem"
-        elif _in_place(name):
-            plain = name[:-1]
-            for home in (torch.Tensor, torch, torch.nn.functional):
-                if hasattr(home, plain):
-                    call.name, call.func = plain, getattr(home, plain)
-                    break
-            else:
-                self._report(name)
-                return None
-        else:
-            return None
-        changed: Tensor = target
-        return changed
-
-    def _replace(self, target: Tensor, result: Tensor) -> None:
-        base = target._base
-        if result._base is target or (base is not None and result._base is base):
-            return  # the same values, as of dropout
-        if base is not None:  # what this is a view of changes, and with it all other views of it
-            whole = self._whole(base).clone()  # laid out alike
-            start = target.storage_offset() - base.storage_offset()
-            whole.as_strided(target.shape, target.stride(), start).copy_(result)
-            target, result = base, whole
-        key = id(target)
-        forget = weakref.ref(target, lambda _: self._replaced.pop(key, None))
-        self._replaced[key] = (forget, result)
 
     def _report(self, name: str) -> None:
         where = self.where()
@@ -425,48 +366,6 @@ class RelevancePass(TorchFunctionMode):
         places = self.unknown.setdefault(name, [])
         if where not in places:
             places.append(where)
-
-
-class GradientPass(RelevancePass):
-    """Autograd's own backward for every call, with in-place calls made out of place.
-
-    What gradient methods read at a tap is then what the module gave, not what a later in-place
-    call made of it.
-    """
-
-    def apply(self, call: Call) -> Any:
-        """Make the call as it stands; `setitem` writes into a copy."""
-        if call.name == "setitem":
-            result = call.args[0].clone()
-            result[call.args[1]] = call.args[2]
-            return result
-        if call.name == "batch_norm" and not call.argument(5, "training", False):
-            variance, weight = call.argument(2, "running_var"), call.argument(3, "weight")
-            scale = (variance + call.argument(7, "eps", 1e-5)).rsqrt()
-            plain = call.with_argument(0, "input", call.argument(0, "input").detach())
-            return affine(
-                call.argument(0, "input"), scale if weight is None else scale * weight, plain
-            )
-        return call()
-
-
-def count_layers(model: nn.Module, images: Tensor) -> int:
-    """Count the linear layers and convolutions that one forward calls, for rules by depth."""
-    counting = _CountingPass(rule_set("epsilon"), layers=0)
-    with counting, torch.enable_grad():
-        model(images[:1].detach().requires_grad_())
-    return counting.layers
-
-
-class _CountingPass(GradientPass):
-    def apply(self, call: Call) -> Any:
-        result = super().apply(call)
-        self.layers += call.name in LINEAR_OPERATORS
-        return result
-
-
-def _in_place(name: str) -> bool:
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _active(values: Iterable[Any]) -> bool:

@@ -17,12 +17,13 @@ from debride.models.attention import INPUT, opened
 from debride.models.outputs import first_tensor
 from debride.models.plain import check_plain, checkpointed
 from debride.models.state import undisturbed
-from debride.relevance.engine import GradientPass, RelevancePass, count_layers
+from debride.relevance.engine import RelevancePass
 from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.result import Relevance, from_ledger
 from debride.relevance.rules import RuleSet, rule_set
 from debride.relevance.targets import Target, check_finite, check_images, decide
 from debride.relevance.unseen import unseen
+from debride.relevance.without_rules import GradientPass, count_layers
 
 Visit = Callable[[str, Tensor, Tensor], None]
 """(tap, activation, c): meets each call of each tapped module on the way back."""
