@@ -133,7 +133,7 @@ def test_version_and_bare_command(say: Say) -> None:
         ("train --data toy.npz --model jitnet:make --out x", "the module '0' is TorchScript"),
         (
             "prune --data toy.npz --model base --trust --out x --ratio 0.99",
-            "lower the floor (--flo",
+            "(--floor, --round-to, --protect)",
         ),
         ("prune --data toy.npz --model base --trust --out x --macs 0.00001", "cannot be met"),
         ("explain --model base --trust --images tinynet.py --out x", "tinynet.py': it is no image"),
@@ -148,6 +148,7 @@ def test_version_and_bare_command(say: Say) -> None:
         ("prune --data toy.npz --model tinynet:make --rules epsilom --out x --force", "epsilom"),
         ("prune --config none.yaml", "no file 'none.yaml'"),
         ("apply --plan no.json --data toy.npz --model tinynet:make --out x", "no file 'no.json'"),
+        ("apply --plan toy.npz --data toy.npz --model tinynet:make --out x", "is no text file"),
         ("evaluate --data toy.npz --model base --trust --original gone", "gone"),
         ("explain --model base --trust --images gone --out x", "no file or folder 'gone'"),
         ("explain --model tinynet:make --images gone.png --out x", "gone.png"),

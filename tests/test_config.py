@@ -88,6 +88,11 @@ def test_missing_file(tmp_path: Path) -> None:
         ),
         ({"macs": "0.5", "max_drop": "0.01"}, "--macs and --max-drop are both given"),
         ({"metric": "auc"}, "--metric is for a search: give --max-drop too"),
+        ({"confidence": "0.9"}, "--confidence is for a search: give --max-drop too"),
+        (
+            {"max_drift": "0.3", "confidence": "0.9"},
+            "--confidence is for a search: give --max-drop too",
+        ),
         ({"latency_table": "t.json"}, "--latency-table goes with --latency"),
         ({"at": "0.3"}, "--from and --at go together"),
         ({"channels": "2"}, "--channels cannot be '2'"),

@@ -107,6 +107,8 @@ def test_a_file_that_differs_is_not_written(run: Path, say, tmp_path: Path, monk
     [
         ("--model tiny-vit --out net.pt", "--out 'net.pt' must end in .onnx"),
         ("--model tiny-vit --int8 --out net.onnx", "calibrated on training images: give them with"),
+        ("--model tiny-vit --no-per-channel --out net.onnx", "--no-per-channel is for int8"),
+        ("--model tiny-vit --calibration 64 --out net.onnx", "--calibration is for int8"),
         ("--model nowhere --out net.onnx", "no folder 'nowhere': give --model a folder"),
         ("--model tiny-vit --data nowhere --out net.onnx", "nowhere"),
         ("--out net.onnx", "--model must be given"),

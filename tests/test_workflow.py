@@ -59,7 +59,7 @@ def test_pruning_again_starts_from_the_whole_network(half: Path, say: Say) -> No
 
 def test_apply_cuts_what_the_plan_of_prune_says(half: Path, say: Say) -> None:
     line = (
-        "apply --plan half/plan.json --data toy.npz --model base --trust --out again "
+        "apply --plan half --data toy.npz --model base --trust --out again "
         "--recovery none --no-speed --explain 0"
     )
     code, out, err = say(line)

@@ -80,5 +80,7 @@ def read_text(path: Path, flag: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DebrideError(f"no file '{path}': check {flag}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DebrideError(f"cannot read '{path}': {error}") from None
+    except UnicodeDecodeError:
+        raise DebrideError(f"'{path}' is no text file: check {flag}") from None
+    except OSError as error:
+        raise DebrideError(f"cannot read '{path}': {error.strerror}") from None

@@ -34,8 +34,9 @@ from debride.pruning import prune as cut_in_steps
 from debride.recovery import begin
 from debride.relevance.rules import rule_set
 from debride.report import render
-from debride.reporting import names_of, read_text
+from debride.reporting import names_of
 from debride.resume import check_progress
+from debride.reviewing.showing import open_plan
 from debride.surgery.removal import apply as cut
 from debride.training import DEFAULT_RATE, EpochRecord
 from debride.training import train as fit
@@ -184,7 +185,7 @@ def apply(settings: ApplySettings) -> None:
     """Apply a plan to a network, measure it beside the original, and write it."""
     watch = Stopwatch()
     check_free(settings.out, settings.overwrite, settings.model)
-    plan = Plan.from_json(read_text(settings.plan, "--plan"))
+    plan = open_plan(settings.plan, "--plan")
     job = open_job(settings)
     _whole(job)
     screens.show_job(job)
@@ -338,7 +339,7 @@ def _check(job: Job, *, force: bool) -> Check:
     )
     message = (
         f"the network is no better than chance on the validation images ({found.score:.3f}, "
-        f"guessing stays under {found.needed:.3f}): {way_out}"
+        f"guessing reaches {found.needed:.3f}): {way_out}"
     )
     if not force:
         raise DebrideError(f"{message}; go on all the same with --force")

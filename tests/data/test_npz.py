@@ -75,7 +75,10 @@ def put(name: str, value: Any) -> Callable[[Arrays], Any]:
         (without("train_labels"), "no array 'train_labels'"),
         (without("test_images"), "no array 'test_images'"),
         (put("train_labels", [[0.5]] * 12), "not whole numbers"),
-        (put("train_labels", [[-1]] * 12), "contain -1: labels must be between"),
+        (
+            put("train_labels", [[-1]] * 12),
+            "contain -1: labels must be whole numbers that count the classes from 0",
+        ),
         (put("test_labels", [[3]] * 6), "test_labels .* contain 3: labels must be between 0 and 2"),
         (put("test_labels", [[0], [1], [2]]), "6 test_images and 3 test_labels"),
         (put("train_labels", [[0], [2]] * 6), "class '1' .* no image in the split 'train'"),

@@ -183,6 +183,8 @@ def _check_range(name: str, split: str, values: Array, train: Array, classes: in
     wrong = values[(values < 0) | (values >= top)]
     if wrong.size:
         allowed = "0 or 1, one a class" if values.ndim == 2 else f"between 0 and {classes - 1}"
+        if values.ndim != 2 and wrong.flat[0] < 0:
+            allowed = "whole numbers that count the classes from 0"
         raise DebrideError(
             f"{split}_labels of '{name}' contain {wrong.flat[0]}: labels must be {allowed}"
         )

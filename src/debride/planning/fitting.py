@@ -39,7 +39,7 @@ def check_reachable(
         raise DebrideError(
             f"the budget cannot be met: a share of {kept:.3g} is to be kept, and with every group "
             f"at its floor {math.ceil(lowest * 1000) / 1000:.3f} is left; ask to keep that, or "
-            "lower the floor (--floor) or what is protected"
+            "loosen what holds it (--floor, --round-to, --protect)"
         )
 
 

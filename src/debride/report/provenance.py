@@ -9,7 +9,7 @@ from typing import Any
 
 _NAMES = frozenset({"skipped", "names", "files", "folder", "host", "hostname", "user", "cwd"})
 """Keys whose values name files, machines or people."""
-_FIGURES = frozenset({"history", "settings", "schema_version", "command"})
+_FIGURES = frozenset({"history", "curve", "settings", "schema_version", "command"})
 """Keys that the report shows in another place, or not at all."""
 
 
@@ -25,6 +25,8 @@ def provenance(run: Mapping[str, Any], *, show_names: bool = False) -> list[tupl
     [('seed', '0'), ('command line', 'debride prune --data …/scans')]
     >>> provenance({"versions": {"torch": "2.8.0", "timm": "1.0.15"}})
     [('versions', 'torch 2.8.0 · timm 1.0.15')]
+    >>> provenance({"history": [], "curve": {"chosen": 3}})
+    []
     """
     return _rows({k: v for k, v in run.items() if k not in _FIGURES}, show_names)
 

@@ -43,9 +43,9 @@ def schema(out: Path | None = None) -> None:
         write_atomic(out, plan_schema())
 
 
-def open_plan(path: Path) -> Plan:
+def open_plan(path: Path, said: str = "PLAN") -> Plan:
     """Read a plan from its file, or from the folder of a run."""
-    return Plan.from_json(read_text(path / "plan.json" if path.is_dir() else path, "PLAN"))
+    return Plan.from_json(read_text(path / "plan.json" if path.is_dir() else path, said))
 
 
 def say_origin(plan: Plan, label: str = "plan") -> None:

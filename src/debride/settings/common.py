@@ -159,7 +159,8 @@ class EvidenceSettings(Settings):
     )
     rules: str = option(
         "epsilon",
-        "Relevance rules: epsilon, epsilon_plus, epsilon_plus_flat or attnlrp.",
+        "Relevance rules of LRP, as heatmap and as criterion: epsilon, epsilon_plus, "
+        "epsilon_plus_flat or attnlrp.",
         panel="Relevance",
         metavar="RULES",
     )

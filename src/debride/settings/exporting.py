@@ -78,4 +78,8 @@ class ExportSettings(Settings):
             raise ValueError(f"--out '{self.out}' must end in .onnx")
         if self.int8 and self.data is None:
             raise ValueError("--int8 is calibrated on training images: give them with --data")
+        if not self.int8 and not self.per_channel:
+            raise ValueError("--no-per-channel is for int8: give --int8 too")
+        if not self.int8 and self.calibration != type(self).model_fields["calibration"].default:
+            raise ValueError("--calibration is for int8: give --int8 too")
         return self

@@ -260,6 +260,9 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
             )
         if self.metric is not None and not floors:
             raise ValueError("--metric is for a search: give --max-drop too")
+        usual = type(self).model_fields["confidence"].default
+        if self.confidence != usual and self.max_drop is None and self.from_ is None:
+            raise ValueError("--confidence is for a search: give --max-drop too")
         if self.latency_table is not None and self.latency is None:
             raise ValueError("--latency-table goes with --latency: give both")
         return self
@@ -285,7 +288,9 @@ def _searched(folder: Path, known: Collection[str]) -> dict[str, Any]:
 class ApplySettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
     """Settings of ``debride apply``."""
 
-    plan: Path = option(..., "The plan.json to apply.", panel="Cutting", metavar="FILE")
+    plan: Path = option(
+        ..., "The plan to apply: its file, or a run's folder.", panel="Cutting", metavar="PLAN"
+    )
     recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "batchnorm",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
