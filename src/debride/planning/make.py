@@ -120,12 +120,14 @@ def check_members(model: nn.Module, plan: Plan, example: Tensor) -> None:
     DebrideError
         Naming the first group, and what it lacks or has too much of.
     """
-    known = {group.name: group for group in find_groups(model, example).groups}
+    groups = find_groups(model, example).groups
+    known = {member: group for group in groups for member in group.members}
     way_out = "take the plan as debride prune wrote it, and change only what groups keep"
     for group in plan.groups:
-        if group.name not in known:
+        # by members: what a group is called may differ from one version to the next
+        own = next((known[member] for member in group.members if member in known), None)
+        if own is None:
             raise DebrideError(f"the plan's group '{group.name}' is none of the network: {way_out}")
-        own = known[group.name]
         lacks = [member for member in own.members if member not in group.members]
         extra = [member for member in group.members if member not in own.members]
         for what, members in (("lacks", lacks), ("has too much:", extra)):
