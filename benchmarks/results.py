@@ -71,7 +71,7 @@ CUTS = (
     Cut("half-r18-chest", "r18-chest", HALF, 1.0),
     Cut("half-r18-pmnist", "r18-pmnist", HALF, 1.0),
     Cut("half-vgg-malaria", "vgg-malaria", HALF, 1.0),
-    Cut("vit-malaria-80", "vit-malaria", "--criterion lrp --macs 0.8"),
+    Cut("half-vit-malaria", "vit-malaria", HALF),
     Cut("r18-pmnist-46", "r18-pmnist", "--criterion lrp --macs 0.46"),
     Cut("r18-pmnist-15", "r18-pmnist", "--criterion lrp --macs 0.15"),
     Cut("r18-pmnist-15-magnitude", "r18-pmnist", "--criterion magnitude --macs 0.15"),
