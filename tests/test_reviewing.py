@@ -134,7 +134,7 @@ def test_groups_are_paired_by_name_in_the_order_of_the_first(plans: tuple[Path, 
     ("line", "said"),
     [
         ("show gone.json", "no file 'gone.json': check PLAN"),
-        ("show toy.npz", "cannot read 'toy.npz'"),
+        ("show toy.npz", "'toy.npz' is no text file"),
         ("show", "Missing argument 'PLAN'; 'debride plan show --help' lists"),
         ("shw", "Did you mean 'show'"),
     ],
