@@ -212,7 +212,7 @@ def _same_run(first: Path, second: Path) -> None:
 
 RUNNER = """
 import os, sys
-import debride.workflow, debride.settings, torch_pruning, monai.data  # long to load: once
+import debride.workflow, debride.settings, monai.data  # long to load: once
 from debride.cli import main
 
 for line in sys.stdin:
