@@ -106,6 +106,7 @@ def prune(
     validation: Iterable[Any],
     *,
     criterion: str = "lrp",
+    options: Mapping[str, Any] | None = None,
     rules: str = "epsilon",
     macs: float | None = None,
     params: float | None = None,
@@ -122,6 +123,7 @@ def prune(
     floor: float = 0.05,
     round_to: int = 1,
     protect: Sequence[str] = (),
+    residual_width: bool = False,
     latency_table: str | Path | None = None,
     recovery: str | None = "least_squares",
     recovery_data: Iterable[Any] | None = None,
@@ -146,6 +148,8 @@ def prune(
         Re-iterable batches with labels, for the metric after each step.
     criterion : str
         A registered criterion such as ``"lrp"``, ``"ig"`` or ``"magnitude"``.
+    options : mapping, optional
+        The criterion's own, such as ``{"n_steps": 16}`` of ``"ig"``: see `debride.score`.
     rules : str
         LRP's rule set.
     macs, params, bytes, latency : float, optional
@@ -179,6 +183,8 @@ def prune(
         Widths kept are multiples of this.
     protect : sequence of str
         Names or patterns (``layer4.*``) of layers whose outputs are not cut.
+    residual_width : bool
+        Cut the width of residual streams too, those of transformers and ConvNeXt.
     latency_table : str or Path, optional
         Latencies to plan by instead of measuring; see `debride.planning.latency.table_cost`.
     recovery : str or None
@@ -222,7 +228,7 @@ def prune(
     budgets = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "ratio": ratio}
     floors = read_floor(max_drop, max_drift, metric, confidence, budgets)
     kind, kept = read_budget(**budgets) if floors is None else ("macs", 1.0)
-    check_criterion(criterion)
+    check_criterion(criterion, options or ())
     check_recovery(recovery)
     check_ranking(ranking, normalise)
     rule_set(rules)
@@ -233,7 +239,7 @@ def prune(
     original = copy.deepcopy(model).to(place)
     example = _first_images(reference)[:1].to(place)
     repair_data = reference if recovery_data is None else recovery_data
-    found = find_groups(original, example)
+    found = find_groups(original, example, residual_width=residual_width)
     whole = tuple(group.planned(range(group.units)) for group in found.groups)
     limits = limits_of(original, whole, floor=floor, round_to=round_to, protect=protect)
     goal = goal_of(kind, kept, original, whole, example, latency_table=latency_table)
@@ -251,6 +257,8 @@ def prune(
         "criterion": criterion, "rules": rules, "steps": steps, "ranking": ranking,
         "normalise": normalise, "floor": floor, "round_to": round_to, "protect": list(protect),
         "recovery": recovery, "seed": seed,
+        **({"residual_width": True} if residual_width else {}),
+        **({"options": dict(options)} if options else {}),
         **({"budget": {kind: 1 - kept if kind == "ratio" else kept}} if floors is None
            else {**asdict(floors), "metric": judge.measure}),
     }  # fmt: skip
@@ -309,7 +317,7 @@ def prune(
             with _timed(now, points.seconds, "attribution"):
                 scores = score(
                     current, reference, criterion=criterion, rules=rules, groups=groups,
-                    seed=seed + move.start + 1, device=place,
+                    seed=seed + move.start + 1, device=place, **(options or {}),
                 )  # fmt: skip
             scored = move.start, scores
         cuts = {
