@@ -25,7 +25,7 @@ Part = nn.Module | Tensor
 
 
 def bare_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters of a network that stand in no layer, by name.
+    """Return the parameters of a network that stand in no layer or attention, by name.
 
     Class tokens, position embeddings and layer scales are such.
 
@@ -35,12 +35,13 @@ def bare_parameters(model: nn.Module) -> dict[str, Tensor]:
     >>> list(bare_parameters(VisionTransformer(32, 16, 1, 2, hidden_dim=8, mlp_dim=8)))
     ['class_token', 'encoder.pos_embedding']
     """
-    return {
-        f"{name}.{leaf}" if name else leaf: parameter
-        for name, module in model.named_modules()
-        if not isinstance(module, _LAYERS) and not is_attention(module)
-        for leaf, parameter in module.named_parameters(recurse=False)
+    owned = {  # by layers, or by attention, which says itself where its parts lie
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _LAYERS) or is_attention(module)
+        for parameter in module.parameters()
     }
+    return {name: each for name, each in model.named_parameters() if id(each) not in owned}
 
 
 def part(model: nn.Module, name: str) -> Part:
