@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,12 +26,12 @@ from debride.planning.groups import find_groups
 from debride.planning.limits import limits_of
 from debride.planning.make import finish
 from debride.planning.plan import Plan, PlannedGroup
-from debride.planning.ranking import RANKINGS, check_ranking, ranked_together
+from debride.planning.ranking import check_ranking, ranked_together
 from debride.planning.search import Curve, Descent, Search, StepRecord, read_floor
 from debride.points import Points
-from debride.recovery import Recovery, begin, check_recovery, tries
+from debride.recovery import begin, check_recovery, tries
 from debride.relevance.rules import rule_set
-from debride.surgery.removal import narrow
+from debride.stepping import CANDIDATES, Stepper, record_of
 from debride.timing import stopwatch
 from debride.validation import Validation
 
@@ -42,31 +40,6 @@ STEPS = 8
 
 STEPS_A_HALVING = 3
 """Cuts in which a search comes down to half of the MACs, unless said otherwise."""
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One way to make a step, and how far it moved the network's outputs."""
-
-    distance: float
-    model: nn.Module
-    groups: tuple[PlannedGroup, ...]
-    normalise: str | None
-    before: float
-    after: float
-    outputs: Tensor
-
-
-def _distance(candidate: _Candidate) -> float:
-    return candidate.distance
-
-
-CANDIDATES: dict[str, tuple[str | None, ...]] = {
-    "global": ("share_width", "share_width_rank"),
-    "layer": (None,),
-    "isomorphic": (None,),
-}
-"""Normalisations that a step tries; the one that moves the outputs least is kept."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +219,7 @@ def prune(
     sets = ranked_together(ranking, original, whole)
     if floors is None:
         goal.check(whole, limits)
-    report = {name: cost_model(name, original, whole, example) for name in ("macs", "params")}
+    costs = {name: cost_model(name, original, whole, example) for name in ("macs", "params")}
 
     judge = Validation(original, validation, task, place, metric)
     names = (normalise,) if normalise else CANDIDATES[ranking]
@@ -274,6 +247,7 @@ def prune(
         with _timed(now, points.seconds, "attribution"):
             drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
     repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
+    stepper = Stepper(goal, limits, sets, ranking, names, repairs, judge)
 
     def add(record: StepRecord, model: nn.Module, cut: tuple[PlannedGroup, ...]) -> None:
         made_by = {**settings, "step": record.step}
@@ -286,64 +260,20 @@ def prune(
     for record in points.records:
         on_step(record)
 
-    def cut_down(
-        model: nn.Module,
-        before_cut: tuple[PlannedGroup, ...],
-        name: str | None,
-        cut: tuple[PlannedGroup, ...],
-    ) -> _Candidate:
-        smaller = copy.deepcopy(model)
-        narrow(smaller, cut, before_cut)
-        outputs = judge.outputs(smaller)
-        metric = judge.metric(outputs)
-        distance = judge.divergence(outputs)
-        return _Candidate(distance, smaller, cut, name, metric, metric, outputs)
-
-    def mend(candidate: _Candidate, repair: Recovery) -> _Candidate:
-        repaired = copy.deepcopy(candidate.model)
-        repair(repaired, candidate.groups)
-        outputs = judge.outputs(repaired)
-        mended = replace(
-            candidate, distance=judge.divergence(outputs), model=repaired,
-            after=judge.metric(outputs), outputs=outputs,
-        )  # fmt: skip
-        return min(mended, candidate, key=_distance)
-
     scored: tuple[int, Scores] | None = None
     while (move := walk.next(points.records)) is not None:
         begun = now() - points.seconds.get("attribution", 0.0)
         current, groups = points.network(move.start)
-        if scored is None or scored[0] != move.start:
-            with _timed(now, points.seconds, "attribution"):
-                scores = score(
-                    current, reference, criterion=criterion, rules=rules, groups=groups,
-                    seed=seed + move.start + 1, device=place, **(options or {}),
-                )  # fmt: skip
-            scored = move.start, scores
-        cuts = {
-            name: goal.cut(
-                current, groups, scored[1].values, move.target, sets=sets,
-                normalise=name or RANKINGS[ranking], limits=limits, strict=move.strict,
-            )
-            for name in names
-        }  # fmt: skip
-        quick, thorough = repairs[:1], repairs[1:]
-        tried = (cut_down(current, groups, name, cut) for name, cut in cuts.items())
-        # which cut is best shows after the quick repair; only that cut is repaired thoroughly
-        nearest = min((functools.reduce(mend, quick, each) for each in tried), key=_distance)
-        nearest = functools.reduce(mend, thorough, nearest)
-        removed = np.array([len(group.removed) for group in nearest.groups], dtype=np.float64)
-        shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
-        record = StepRecord(
-            step=len(points.records),
-            macs_kept=shares["macs"],
-            params_kept=shares["params"],
-            units_kept=1 - float(removed.sum()) / sum(group.units for group in whole),
-            before_recovery=nearest.before,
-            after_recovery=nearest.after,
-            normalise=nearest.normalise,
-            start=move.start,
-        )
+        with points.begun():
+            if scored is None or scored[0] != move.start:
+                with _timed(now, points.seconds, "attribution"):
+                    scores = score(
+                        current, reference, criterion=criterion, rules=rules, groups=groups,
+                        seed=seed + move.start + 1, device=place, **(options or {}),
+                    )  # fmt: skip
+                scored = move.start, scores
+            nearest = stepper.best(current, groups, scored[1].values, move)
+        record = record_of(nearest, len(points.records), move.start, costs)
         if floors is not None and drift is not None:
             with _timed(now, points.seconds, "attribution"):
                 drifted = drift(nearest.model)

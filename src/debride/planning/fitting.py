@@ -47,7 +47,7 @@ def check_reachable(
             "the budget cannot be met: nothing can go, as every group is at its floor; "
             + (loosen if held else "debride inspect says what is left alone, and why")
         )
-    least = math.ceil(lowest * 1000) / 1000
+    least = math.ceil(round(lowest * 1000, 6)) / 1000
     nearest = f"for a ratio of {1 - least:.3f}" if ratio else "to keep that"
     fewest = min(groups, key=lambda group: group.units)
     why = f"or {loosen}" if held else f"of the {fewest.units} units of '{fewest.name}' one stays"

@@ -15,8 +15,12 @@ from debride.planning.labels import Units, compact, varying
 from debride.planning.layers import AXIS, bare_parameters, width
 from debride.planning.plan import Side
 
+MOST_AXIS = 4
+"""The last axis that a plan has a name for."""
+
 OUTPUT = "the network's output"
 GIVEN_OUT = "the network gives these channels out"
+UNFOLLOWED = "attention gives these channels out in a way of its own"
 ON_REQUEST = "the width of a residual stream is cut on request alone (--residual-width)"
 
 Operation = Callable[["Trace", Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -79,7 +83,7 @@ class Trace(TorchFunctionMode):
         self._stack = [""]
         self._inside = 0
         self._kept = self.units.new(1)
-        self.units.leave(self._kept, ON_REQUEST)
+        self.units.leave(self._kept, UNFOLLOWED if residual_width else ON_REQUEST)
         self._bare: dict[int, str] = {}
         if residual_width:
             for name, parameter in bare_parameters(model).items():
@@ -199,7 +203,7 @@ class Trace(TorchFunctionMode):
     def lay(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Give a bare parameter units along one dimension, if it is one and streams may be cut."""
         name = self._bare.get(id(tensor))
-        if name is None or self.labels(tensor) is not None:
+        if name is None or dim > MOST_AXIS or self.labels(tensor) is not None:
             return self.labels(tensor)
         units = self.units.new(tensor.shape[dim])
         self.sides[name, f"{AXIS}{dim}"] = units  # type: ignore[index]
