@@ -136,7 +136,7 @@ IG = "prune --data toy.npz --model tinynet:make --out x --force --criterion ig"
         ("train --data toy.npz --model jitnet:make --out x", "the module '0' is TorchScript"),
         (
             "prune --data toy.npz --model base --trust --out x --ratio 0.99",
-            "(--floor, --round-to, --protect)",
+            "one stays",
         ),
         ("prune --data toy.npz --model base --trust --out x --macs 0.00001", "cannot be met"),
         ("explain --model base --trust --images tinynet.py --out x", "tinynet.py': it is no image"),

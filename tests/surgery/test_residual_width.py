@@ -197,7 +197,13 @@ def test_a_plan_whose_stream_lacks_a_part_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "member", [Member("encoder.ln.weight", "axis0"), Member("encoder.pos_embedding", "axis4")]
+    "member",
+    [
+        Member("encoder.ln.weight", "axis0"),
+        Member("encoder.pos_embedding", "axis4"),
+        Member("heads.head", "axis0"),
+        Member("encoder.ln", "stated"),
+    ],
 )
 def test_a_member_that_is_no_bare_parameter_is_refused(member: Member) -> None:
     model, images = _made("torchvision_vit")

@@ -90,6 +90,8 @@ def width(module: Part, side: Side) -> int:
             if side == "in":
                 return heads.reads
             return heads.count * heads.size * sum(layer == "" for layer, _ in heads.rows)
+    if side not in ("out", "in"):
+        raise DebrideError(f"a {type(module).__name__} has no side '{side}' to cut")
     if isinstance(module, _ConvNd):
         return module.out_channels if side == "out" else module.in_channels
     if isinstance(module, nn.Linear):
