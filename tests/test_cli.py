@@ -114,6 +114,9 @@ def test_version_and_bare_command(say: Say) -> None:
 # -- errors -----------------------------------------------------------------------------------
 
 
+IG = "prune --data toy.npz --model tinynet:make --out x --force --criterion ig"
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -133,7 +136,7 @@ def test_version_and_bare_command(say: Say) -> None:
         ("train --data toy.npz --model jitnet:make --out x", "the module '0' is TorchScript"),
         (
             "prune --data toy.npz --model base --trust --out x --ratio 0.99",
-            "(--floor, --round-to, --protect)",
+            "one stays",
         ),
         ("prune --data toy.npz --model base --trust --out x --macs 0.00001", "cannot be met"),
         ("explain --model base --trust --images tinynet.py --out x", "tinynet.py': it is no image"),
@@ -146,6 +149,17 @@ def test_version_and_bare_command(say: Say) -> None:
         ("prune --data toy.npz --model tinynet:make --image-size 8,8,8 --out x", "3 numbers"),
         ("prune --data toy.npz --model tinynet:make --criterion lrpp --out x --force", "lrpp"),
         ("prune --data toy.npz --model tinynet:make --rules epsilom --out x --force", "epsilom"),
+        (f"{IG} --option nsteps=2", "'ig' has no option 'nsteps': did you mean 'n_steps'"),
+        (f"{IG} --option n_steps=two", "n_steps=two does not fit: ig takes a whole number of 1 or"),
+        (
+            f"{IG} --option n_steps=0",
+            "n_steps=0 does not fit: ig takes a whole number of 1 or more",
+        ),
+        (f"{IG} --option aggregate=sum", "ig takes abs or positive or signed or square"),
+        (f"{IG} --option n_steps", "--option 'n_steps' is not KEY=VALUE"),
+        (f"{IG} --criterion random --option seed=3", "'random' has no option 'seed': known: none"),
+        ("inspect --model tinynet:make --mean 0.5 --std 0.5", "--mean and --std change nothing"),
+        ("plan schema --out .", "cannot write '.': it is a folder; name a file in it"),
         ("prune --config none.yaml", "no file 'none.yaml'"),
         ("apply --plan no.json --data toy.npz --model tinynet:make --out x", "no file 'no.json'"),
         ("apply --plan toy.npz --data toy.npz --model tinynet:make --out x", "is no text file"),

@@ -46,6 +46,12 @@ def test_lists_are_comma_separated_or_yaml_lists(tmp_path: Path) -> None:
     assert from_flags.classes == ("b", "a")
 
 
+def test_options_of_the_criterion_are_a_mapping_in_the_file(tmp_path: Path) -> None:
+    config = write(tmp_path, "option: {n_steps: 16, aggregate: positive}\n")
+    from_flags = {**NEEDED, "option": ["n_steps=16", "aggregate=positive"]}
+    assert PruneSettings.resolve(NEEDED, config) == PruneSettings.resolve(from_flags)
+
+
 def test_single_number_is_a_list_of_one(tmp_path: Path) -> None:
     config = write(tmp_path, "mean: 0.5\nstd: 0.25\nimage_size: 64\n")
     settings = PruneSettings.resolve(NEEDED, config)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,25 @@ def _net(outputs: int = 3, wrap: Any = lambda y: y) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return toys.randomise(Net(outputs, wrap))
+
+
+def test_options_go_to_the_criterion_and_are_written_down() -> None:
+    given = {"steps": 1, "recovery": None, "evidence": False, "criterion": "ig", "macs": 0.4}
+    four = prune(_net(), DATA, DATA, options={"n_steps": 4, "aggregate": "positive"}, **given)
+    assert four.plan.made_by["options"] == {"n_steps": 4, "aggregate": "positive"}
+    usual = prune(_net(), DATA, DATA, **given)
+    assert "options" not in usual.plan.made_by
+    assert [group.keep for group in four.plan.groups] != [g.keep for g in usual.plan.groups]
+    with pytest.raises(DebrideError, match="'magnitude' has no option 'n_steps': known: none"):
+        prune(_net(), DATA, DATA, criterion="magnitude", options={"n_steps": 4})
+
+
+def test_what_is_refused_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(),
+                        nn.Linear(64, 3))  # fmt: skip
+    with pytest.raises(DebrideError, match="take 'magnitude'"):
+        prune(net, DATA, DATA, criterion="bn_scale", evidence=False, folder=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_budget_is_reached_in_steps() -> None:

@@ -67,6 +67,7 @@ def test_show_takes_the_folder_of_a_run(half: Path, say: Say) -> None:
     code, out, err = say("plan show half")
     assert (code, err) == (0, "")
     assert "criterion lrp" in " ".join(out.split())
+    assert "protect" not in out
     assert "weights" in out
 
 

@@ -20,7 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 import debride
+from debride import screens
 from debride.cli import main
+from debride.planning.search import StepRecord
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -83,6 +85,16 @@ def test_a_search_writes_its_curve(found: Path) -> None:
     assert sorted(file.name for file in (found / "points").glob("*.safetensors")) == [
         f"{step:03}.safetensors" for step in range(1, len(rows))
     ]
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [(0.0123, "down by at most 0.0123"), (-0.0222, "up by at least 0.0222")]
+)
+def test_a_step_says_which_way_the_metric_went(
+    bound: float, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screens.show_step(StepRecord(1, 0.5, 0.5, 0.5, 0.9, 0.9, drop_bound=bound, drift=0.1))
+    assert f"{said}, drift 0.100: floor kept" in " ".join(capsys.readouterr().out.split())
 
 
 def test_another_point_is_taken_without_work_done_twice(
@@ -213,7 +225,9 @@ def _same_run(first: Path, second: Path) -> None:
 RUNNER = """
 import os, sys
 import debride.workflow, debride.settings, monai.data  # long to load: once
+from debride import screens
 from debride.cli import main
+from debride.planning.search import StepRecord
 
 for line in sys.stdin:
     child = os.fork()

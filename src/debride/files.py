@@ -57,6 +57,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         When the folder cannot be written or the disk is full; nothing is left behind.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DebrideError(f"cannot write '{path}': it is a folder; name a file in it")
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     try:

@@ -35,7 +35,7 @@ def run(settings: InspectSettings) -> None:
     channels = screens.plural(network.preprocessing.channels, "channel")
     screens.say("image", f"{size} pixels, {channels}")
     blank = torch.zeros(1, network.preprocessing.channels, *network.preprocessing.spatial)
-    found = survey(network.model, blank.to(network.device))
+    found = survey(network.model, blank.to(network.device), residual_width=settings.residual_width)
     show_survey(found)
     _show_left_alone(found.left_alone)
     if settings.out is not None:

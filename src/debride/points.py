@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,16 @@ class Points:
                 del self._state.layouts[step]
                 for suffix in ("safetensors", "json"):
                     (self.folder / f"{step:03}.{suffix}").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Keep nothing of a pruning that is refused before its first step is done."""
+        try:
+            yield
+        except DebrideError:
+            if len(self.records) == 1:
+                self.discard()
+            raise
 
     def discard(self) -> None:
         """Remove what is kept on disk, and its folder where nothing else is in it."""

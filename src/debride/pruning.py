@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,12 +26,12 @@ from debride.planning.groups import find_groups
 from debride.planning.limits import limits_of
 from debride.planning.make import finish
 from debride.planning.plan import Plan, PlannedGroup
-from debride.planning.ranking import RANKINGS, check_ranking, ranked_together
+from debride.planning.ranking import check_ranking, ranked_together
 from debride.planning.search import Curve, Descent, Search, StepRecord, read_floor
 from debride.points import Points
-from debride.recovery import Recovery, begin, check_recovery, tries
+from debride.recovery import begin, check_recovery, tries
 from debride.relevance.rules import rule_set
-from debride.surgery.removal import narrow
+from debride.stepping import CANDIDATES, Stepper, record_of
 from debride.timing import stopwatch
 from debride.validation import Validation
 
@@ -42,31 +40,6 @@ STEPS = 8
 
 STEPS_A_HALVING = 3
 """Cuts in which a search comes down to half of the MACs, unless said otherwise."""
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One way to make a step, and how far it moved the network's outputs."""
-
-    distance: float
-    model: nn.Module
-    groups: tuple[PlannedGroup, ...]
-    normalise: str | None
-    before: float
-    after: float
-    outputs: Tensor
-
-
-def _distance(candidate: _Candidate) -> float:
-    return candidate.distance
-
-
-CANDIDATES: dict[str, tuple[str | None, ...]] = {
-    "global": ("share_width", "share_width_rank"),
-    "layer": (None,),
-    "isomorphic": (None,),
-}
-"""Normalisations that a step tries; the one that moves the outputs least is kept."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +79,7 @@ def prune(
     validation: Iterable[Any],
     *,
     criterion: str = "lrp",
+    options: Mapping[str, Any] | None = None,
     rules: str = "epsilon",
     macs: float | None = None,
     params: float | None = None,
@@ -122,6 +96,7 @@ def prune(
     floor: float = 0.05,
     round_to: int = 1,
     protect: Sequence[str] = (),
+    residual_width: bool = False,
     latency_table: str | Path | None = None,
     recovery: str | None = "least_squares",
     recovery_data: Iterable[Any] | None = None,
@@ -146,6 +121,8 @@ def prune(
         Re-iterable batches with labels, for the metric after each step.
     criterion : str
         A registered criterion such as ``"lrp"``, ``"ig"`` or ``"magnitude"``.
+    options : mapping, optional
+        The criterion's own, such as ``{"n_steps": 16}`` of ``"ig"``: see `debride.score`.
     rules : str
         LRP's rule set.
     macs, params, bytes, latency : float, optional
@@ -179,6 +156,8 @@ def prune(
         Widths kept are multiples of this.
     protect : sequence of str
         Names or patterns (``layer4.*``) of layers whose outputs are not cut.
+    residual_width : bool
+        Cut the width of residual streams too, those of transformers and ConvNeXt.
     latency_table : str or Path, optional
         Latencies to plan by instead of measuring; see `debride.planning.latency.table_cost`.
     recovery : str or None
@@ -222,7 +201,7 @@ def prune(
     budgets = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "ratio": ratio}
     floors = read_floor(max_drop, max_drift, metric, confidence, budgets)
     kind, kept = read_budget(**budgets) if floors is None else ("macs", 1.0)
-    check_criterion(criterion)
+    check_criterion(criterion, options or ())
     check_recovery(recovery)
     check_ranking(ranking, normalise)
     rule_set(rules)
@@ -233,14 +212,14 @@ def prune(
     original = copy.deepcopy(model).to(place)
     example = _first_images(reference)[:1].to(place)
     repair_data = reference if recovery_data is None else recovery_data
-    found = find_groups(original, example)
+    found = find_groups(original, example, residual_width=residual_width)
     whole = tuple(group.planned(range(group.units)) for group in found.groups)
     limits = limits_of(original, whole, floor=floor, round_to=round_to, protect=protect)
     goal = goal_of(kind, kept, original, whole, example, latency_table=latency_table)
     sets = ranked_together(ranking, original, whole)
     if floors is None:
         goal.check(whole, limits)
-    report = {name: cost_model(name, original, whole, example) for name in ("macs", "params")}
+    costs = {name: cost_model(name, original, whole, example) for name in ("macs", "params")}
 
     judge = Validation(original, validation, task, place, metric)
     names = (normalise,) if normalise else CANDIDATES[ranking]
@@ -251,6 +230,8 @@ def prune(
         "criterion": criterion, "rules": rules, "steps": steps, "ranking": ranking,
         "normalise": normalise, "floor": floor, "round_to": round_to, "protect": list(protect),
         "recovery": recovery, "seed": seed,
+        **({"residual_width": True} if residual_width else {}),
+        **({"options": dict(options)} if options else {}),
         **({"budget": {kind: 1 - kept if kind == "ratio" else kept}} if floors is None
            else {**asdict(floors), "metric": judge.measure}),
     }  # fmt: skip
@@ -267,6 +248,7 @@ def prune(
             drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
     with _timed(now, points.seconds, "search"):
         repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
+    stepper = Stepper(goal, limits, sets, ranking, names, repairs, judge)
 
     def add(record: StepRecord, model: nn.Module, cut: tuple[PlannedGroup, ...]) -> None:
         made_by = {**settings, "step": record.step}
@@ -279,64 +261,20 @@ def prune(
     for record in points.records:
         on_step(record)
 
-    def cut_down(
-        model: nn.Module,
-        before_cut: tuple[PlannedGroup, ...],
-        name: str | None,
-        cut: tuple[PlannedGroup, ...],
-    ) -> _Candidate:
-        smaller = copy.deepcopy(model)
-        narrow(smaller, cut, before_cut)
-        outputs = judge.outputs(smaller)
-        metric = judge.metric(outputs)
-        distance = judge.divergence(outputs)
-        return _Candidate(distance, smaller, cut, name, metric, metric, outputs)
-
-    def mend(candidate: _Candidate, repair: Recovery) -> _Candidate:
-        repaired = copy.deepcopy(candidate.model)
-        repair(repaired, candidate.groups)
-        outputs = judge.outputs(repaired)
-        mended = replace(
-            candidate, distance=judge.divergence(outputs), model=repaired,
-            after=judge.metric(outputs), outputs=outputs,
-        )  # fmt: skip
-        return min(mended, candidate, key=_distance)
-
     scored: tuple[int, Scores] | None = None
     while (move := walk.next(points.records)) is not None:
         begun = now() - points.seconds.get("attribution", 0.0)
         current, groups = points.network(move.start)
-        if scored is None or scored[0] != move.start:
-            with _timed(now, points.seconds, "attribution"):
-                scores = score(
-                    current, reference, criterion=criterion, rules=rules, groups=groups,
-                    seed=seed + move.start + 1, device=place,
-                )  # fmt: skip
-            scored = move.start, scores
-        cuts = {
-            name: goal.cut(
-                current, groups, scored[1].values, move.target, sets=sets,
-                normalise=name or RANKINGS[ranking], limits=limits, strict=move.strict,
-            )
-            for name in names
-        }  # fmt: skip
-        quick, thorough = repairs[:1], repairs[1:]
-        tried = (cut_down(current, groups, name, cut) for name, cut in cuts.items())
-        # which cut is best shows after the quick repair; only that cut is repaired thoroughly
-        nearest = min((functools.reduce(mend, quick, each) for each in tried), key=_distance)
-        nearest = functools.reduce(mend, thorough, nearest)
-        removed = np.array([len(group.removed) for group in nearest.groups], dtype=np.float64)
-        shares = {n: c(removed) / c(np.zeros_like(removed)) for n, c in report.items()}
-        record = StepRecord(
-            step=len(points.records),
-            macs_kept=shares["macs"],
-            params_kept=shares["params"],
-            units_kept=1 - float(removed.sum()) / sum(group.units for group in whole),
-            before_recovery=nearest.before,
-            after_recovery=nearest.after,
-            normalise=nearest.normalise,
-            start=move.start,
-        )
+        with points.begun():
+            if scored is None or scored[0] != move.start:
+                with _timed(now, points.seconds, "attribution"):
+                    scores = score(
+                        current, reference, criterion=criterion, rules=rules, groups=groups,
+                        seed=seed + move.start + 1, device=place, **(options or {}),
+                    )  # fmt: skip
+                scored = move.start, scores
+            nearest = stepper.best(current, groups, scored[1].values, move)
+        record = record_of(nearest, len(points.records), move.start, costs)
         if floors is not None and drift is not None:
             with _timed(now, points.seconds, "attribution"):
                 drifted = drift(nearest.model)

@@ -203,7 +203,9 @@ def show_step(record: StepRecord) -> None:
 
 def _demanded(record: StepRecord) -> str:
     held = "kept" if record.good else "broken"
-    return f"down by at most {record.drop_bound:.4f}, drift {record.drift:.3f}: floor {held}"
+    bound = record.drop_bound or 0.0
+    moved = f"down by at most {bound:.4f}" if bound >= 0 else f"up by at least {-bound:.4f}"
+    return f"{moved}, drift {record.drift:.3f}: floor {held}"
 
 
 def show_curve(curve: Curve) -> None:
@@ -217,7 +219,7 @@ def show_curve(curve: Curve) -> None:
     one, attributions = (curve.seconds[name] for name in ("evaluation", "attribution"))
     say(
         "search",
-        f"{curve.evaluations:.1f} × one evaluation of the validation images ({one:.1f} s of "
+        f"{curve.evaluations:.0f} × one evaluation of the validation images ({one:.1f} s of "
         f"computing), and {duration(attributions)} of attributions",
     )
 

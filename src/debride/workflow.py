@@ -14,7 +14,7 @@ from torch import nn
 from debride import provenance, screens
 from debride.artifact.bundle import read_bundle, write_bundle, write_findings
 from debride.checks import Check, check
-from debride.criteria import check_criterion
+from debride.criteria import check_criterion, criterion_options
 from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.evidence import Evidence
@@ -22,6 +22,7 @@ from debride.evidence import evaluate as measure_evidence
 from debride.files import UNFINISHED_POINTS, check_free
 from debride.metrics import read_metric
 from debride.opening import Job, open_job
+from debride.options import pairs_of, values_of
 from debride.planning.applying import restated
 from debride.planning.make import check_members
 from debride.planning.plan import Plan
@@ -59,7 +60,7 @@ _NOT_COMPARED = set("out overwrite explain speed show_names force trust device f
 """Settings that may be others where a pruning goes on."""
 _PASSED_ON = (
     "macs params bytes latency latency_table ratio max_drop max_drift confidence steps ranking "
-    "normalise floor round_to protect recovery seed"
+    "normalise floor round_to protect residual_width recovery seed"
 ).split()
 
 
@@ -134,7 +135,9 @@ def prune(settings: PruneSettings) -> None:
     """Cut a network down step by step, measure it beside the original, and write it."""
     watch = Stopwatch()
     check_free(settings.out, settings.overwrite, settings.model)
-    check_criterion(settings.criterion)
+    pairs = pairs_of(settings.option)
+    check_criterion(settings.criterion, pairs)
+    options = values_of(settings.criterion, pairs, criterion_options(settings.criterion) or {})
     rule_set(settings.rules)
     asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
@@ -165,6 +168,7 @@ def prune(settings: PruneSettings) -> None:
             job.reference(settings.reference),
             job.batches("val"),
             criterion=settings.criterion,
+            options=options,
             rules=settings.rules,
             **{name: getattr(settings, name) for name in _PASSED_ON},
             metric=metric,

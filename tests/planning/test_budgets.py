@@ -147,6 +147,16 @@ def test_an_unreachable_budget_names_the_nearest(wide: tuple[nn.Module, Scores])
     )
 
 
+def test_a_ratio_out_of_reach_names_the_nearest_and_what_holds_it() -> None:
+    model = toys.randomise(toys.Tail(nn.GroupNorm(4, 8)))
+    scores = score(model, [IMAGES], criterion="random")
+    with pytest.raises(
+        DebrideError, match=r"ask for a ratio of 0\.800, of the 4 units of 'first' one stays"
+    ):
+        plan(model, scores, IMAGES, ratio=0.9)
+    assert plan(model, scores, IMAGES, ratio=0.8).units_kept == pytest.approx(0.2)
+
+
 def test_a_tiny_budget_is_not_met_by_what_is_near_it(wide: tuple[nn.Module, Scores]) -> None:
     model, scores = wide
     with pytest.raises(

@@ -80,6 +80,7 @@ def test_a_container_is_protected_with_all_in_it(resnet: nn.Module) -> None:
         ({"round_to": 0}, "round_to=0: give 1 or more"),
         ({"floor": 1.5}, "floor=1.5 is not a fraction"),
         ({"round_to": 64, "macs": 0.02}, r"every group at its floor 0\.\d+ is left"),
+        ({"floor": 1.0}, r"nothing can go, as every group is at its floor; loosen what holds"),
     ],
     ids=str,
 )

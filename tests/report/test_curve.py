@@ -80,7 +80,7 @@ def test_a_class_cannot_write_into_the_page() -> None:
         ({"chosen": 2}, ["it breaks the floor and was taken by hand"]),
         (
             {"metric": "auc"},
-            ["All visited networks", "ROC AUC", "took as long as 15.00 evaluations"],
+            ["All visited networks", "ROC AUC", "took as long as 15 evaluations"],
         ),
     ],
 )

@@ -10,6 +10,7 @@ from debride.criteria.registry import (
     Criterion,
     check_criterion,
     criterion_names,
+    criterion_options,
     register_criterion,
     score,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Scores",
     "check_criterion",
     "criterion_names",
+    "criterion_options",
     "register_criterion",
     "score",
 ]

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from debride.criteria.registry import register_criterion
 from debride.criteria.scores import Scores
-from debride.criteria.units import Visit, sum_over_images
+from debride.criteria.units import Aggregate, Count, Visit, sum_over_images
 from debride.criteria.weights import by_unit
 from debride.errors import DebrideError
 from debride.models.outputs import logits
@@ -28,7 +28,7 @@ def taylor(
     groups: Sequence[Group],
     data: Iterable[Any],
     *,
-    aggregate: str = "square",
+    aggregate: Aggregate = "square",
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Score by (Σ gradient · activation)² of each image's cross-entropy (Molchanov et al. 2019).
@@ -55,7 +55,7 @@ def hessian(
     groups: Sequence[Group],
     data: Iterable[Any],
     *,
-    probes: int = 4,
+    probes: Count = 4,
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Scores:

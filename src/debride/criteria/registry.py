@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import nn
@@ -43,6 +43,9 @@ class Criterion(Protocol):
         ...
 
 
+COMMON = ("rules", "seed", "device")
+"""What `score` gives to every criterion that asks for it."""
+
 _CRITERIA: dict[str, Callable[..., Scores]] = {}
 
 
@@ -63,10 +66,38 @@ def criterion_names() -> tuple[str, ...]:
     return tuple(sorted(_CRITERIA))
 
 
-def check_criterion(name: str) -> None:
-    """Raise a sentence that names what is close, unless the criterion is known."""
+def criterion_options(name: str) -> dict[str, Any] | None:
+    """Return the options of a criterion's own and their types; None where it takes any.
+
+    Raises
+    ------
+    DebrideError
+        For a criterion that nobody registered.
+
+    Examples
+    --------
+    >>> list(criterion_options("ig")), list(criterion_options("magnitude"))
+    (['n_steps', 'aggregate'], [])
+    """
+    check_criterion(name)
+    run = _CRITERIA[_plain(name)]
+    parameters = inspect.signature(run).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    types = get_type_hints(run, include_extras=True)
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in COMMON]
+    return {name: types.get(name, Any) for name in names}
+
+
+def check_criterion(name: str, options: Iterable[str] = ()) -> None:
+    """Raise a sentence that names what is close, unless the criterion and its options are known."""
     if _plain(name) not in _CRITERIA:
         raise DebrideError(f"no criterion '{name}': {_close(_plain(name), criterion_names())}")
+    for option in options:
+        known = criterion_options(name)
+        if known is not None and option not in known:
+            hint = _close(option, [*known])
+            raise DebrideError(f"the criterion '{_plain(name)}' has no option '{option}': {hint}")
 
 
 def _plain(name: str) -> str:
@@ -85,6 +116,7 @@ def score(
     criterion: str = "lrp",
     rules: str = "epsilon",
     groups: Sequence[Group] | None = None,
+    residual_width: bool = False,
     seed: int = 0,
     device: str | torch.device | None = None,
     **options: Any,
@@ -105,6 +137,8 @@ def score(
         LRP's rule set.
     groups : sequence of Group, optional
         What to score; found by tracing the network where absent.
+    residual_width : bool
+        Score the channels of residual streams too, those of transformers and ConvNeXt.
     seed : int
         For criteria that draw.
     device : str or torch.device, optional
@@ -126,15 +160,15 @@ def score(
     >>> found.criterion, found.count, found.values["0"].shape
     ('ig:2', 2, torch.Size([4]))
     """
-    check_criterion(criterion)
+    check_criterion(criterion, options)
     run = _CRITERIA[_plain(criterion)]
     device = next((p.device for p in model.parameters()), "cpu") if device is None else device
-    common = {"rules": rules, "seed": seed, "device": device}
-    options = _chosen(run, _plain(criterion), common, options)
+    options |= _asked(run, dict(zip(COMMON, (rules, seed, device), strict=True)))
     if groups is None:
         check_repeatable(data=data)
         for batch in data:
-            groups = find_groups(model, unpack(batch)[0].to(device)).groups
+            images = unpack(batch)[0].to(device)
+            groups = find_groups(model, images, residual_width=residual_width).groups
             break
         else:
             raise DebrideError("the reference data are empty: give at least one image")
@@ -143,18 +177,10 @@ def score(
         return run(model, groups, data, **options)
 
 
-def _chosen(
-    run: Callable[..., Scores], name: str, common: Mapping[str, Any], own: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the options a criterion is called with; those of its own that it lacks are refused."""
+def _asked(run: Callable[..., Scores], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a criterion asks for of that which all are given."""
     parameters = inspect.signature(run).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return {**common, **own}
+        return dict(common)
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for option in own:
-        if option not in known:
-            offered = [each for each in known if each not in common]
-            raise DebrideError(
-                f"the criterion '{name}' has no option '{option}': {_close(option, offered)}"
-            )
-    return {key: value for key, value in {**common, **own}.items() if key in known}
+    return {key: value for key, value in common.items() if key in known}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from debride.criteria.registry import register_criterion
 from debride.criteria.scores import Scores
-from debride.criteria.units import Visit, sum_over_images
+from debride.criteria.units import Aggregate, Count, Visit, sum_over_images
 from debride.errors import DebrideError
 from debride.models.outputs import logits
 from debride.planning.plan import Group
@@ -30,7 +30,7 @@ def lrp(
     data: Iterable[Any],
     *,
     rules: str = "epsilon",
-    aggregate: str = "abs",
+    aggregate: Aggregate = "abs",
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Score by Layer-wise Relevance Propagation (Bach et al. 2015), with any rule set."""
@@ -43,7 +43,7 @@ def dlb(
     groups: Sequence[Group],
     data: Iterable[Any],
     *,
-    aggregate: str = "abs",
+    aggregate: Aggregate = "abs",
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Score by DL-Backtrace in its default mode (arXiv 2411.12643)."""
@@ -56,7 +56,7 @@ def dlb_contrastive(
     groups: Sequence[Group],
     data: Iterable[Any],
     *,
-    aggregate: str = "abs",
+    aggregate: Aggregate = "abs",
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Score by DL-Backtrace's contrastive mode: relevance for the class minus that against it."""
@@ -84,8 +84,8 @@ def ig(
     groups: Sequence[Group],
     data: Iterable[Any],
     *,
-    n_steps: int = 8,
-    aggregate: str = "abs",
+    n_steps: Count = 8,
+    aggregate: Aggregate = "abs",
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Score by conductance (Dhamdhere et al. 2018, eq. 3): every layer's from one sweep.

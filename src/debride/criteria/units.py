@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from debride.criteria.scores import Scores
@@ -21,6 +22,9 @@ AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "square": torch.square,
 }
 """What is made of a unit's value in one image (a neuron's: at one token) before it is summed."""
+
+Aggregate = Literal["abs", "positive", "signed", "square"]
+Count = Annotated[int, Field(ge=1)]
 
 Visit = Callable[[str, Tensor], None]
 """(where a tap is read, value of each element): what a sweep hands over."""

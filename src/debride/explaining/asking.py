@@ -12,14 +12,9 @@ from torch import Tensor, nn
 
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
-from debride.explaining.options import (
-    baseline_of,
-    grey,
-    pairs_of,
-    parsed,
-    value_of,
-)
+from debride.explaining.baselines import baseline_of, grey
 from debride.models.outputs import logits
+from debride.options import pairs_of, parsed, value_of
 from debride.relevance import (
     Relevance,
     RuleSet,

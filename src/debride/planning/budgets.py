@@ -13,9 +13,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.models.attention import Heads, heads_of, is_attention
+from debride.models.attention import Heads, heads_of, is_attention, opened
 from debride.planning.costs import macs_by_module
-from debride.planning.layers import is_depthwise, is_grouped, width
+from debride.planning.layers import AXIS, bare_parameters, is_depthwise, is_grouped, part, width
 from debride.planning.plan import Group
 
 Counts = npt.NDArray[np.float64]
@@ -86,43 +86,35 @@ def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Te
 @register_budget("macs")
 def macs(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count multiply-accumulates for one image."""
-    return _product_model(
-        model,
-        groups,
-        [
-            Spent(_spender(model, name), count, inputs=True, dims=True)
-            for name, count in macs_by_module(model, example).items()
-        ],
-    )
+    with opened(model):  # closed, some attention calls none of its layers
+        spent = macs_by_module(model, example)
+    return _product_model(model, groups, [_spent(model, *entry) for entry in spent.items()])
 
 
-def _spender(model: nn.Module, name: str) -> str:
-    """Return the attention module that a part which is no layer multiplies for, or its own name."""
-    place = "" if isinstance(model.get_submodule(name), nn.Linear) else name
+def _spent(model: nn.Module, name: str, count: int) -> Spent:
+    """Say what else than its outputs a product shrinks with: attention's own reads no stream."""
+    found = part(model, name)
+    place = "" if isinstance(found, nn.Linear) else name
     while place:
-        if is_attention(model.get_submodule(place)):
-            return place
+        if not isinstance(each := part(model, place), Tensor) and is_attention(each):
+            return Spent(place, count, inputs=isinstance(found, Tensor), dims=True)
         place = place.rpartition(".")[0]
-    return name
+    return Spent(name, count, inputs=True, dims=True)
 
 
 @register_budget("params")
 def params(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostModel:
     """Count parameters; vectors (biases, norms) shrink with their layer's output alone."""
-    sizes = [
-        _tensor(model, name, parameter, parameter.numel())
-        for name, parameter in model.named_parameters()  # a tied one once
-    ]
-    return _product_model(model, groups, sizes)
+    named = list(model.named_parameters())  # a tied one once
+    return _product_model(model, groups, _tensors(model, named, lambda p: p.numel()))
 
 
 def stored_bytes(model: nn.Module, groups: Sequence[Group]) -> CostModel:
     """Count bytes of parameters and buffers."""
-    sizes = [
-        _tensor(model, name, tensor, tensor.numel() * tensor.element_size())
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    ]
-    return _product_model(model, groups, sizes)
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return _product_model(
+        model, groups, _tensors(model, named, lambda t: t.numel() * t.element_size())
+    )
 
 
 @register_budget("bytes")
@@ -138,6 +130,16 @@ def bytes_(model: nn.Module, groups: Sequence[Group], example: Tensor) -> CostMo
         begin = end
     header = len(json.dumps(entries, separators=(",", ":")))
     return replace(stored, fixed=stored.fixed + 8 + header)
+
+
+def _tensors(
+    model: nn.Module, named: Sequence[tuple[str, Tensor]], size: Callable[[Tensor], int]
+) -> list[Spent]:
+    bare = bare_parameters(model)
+    return [
+        Spent(name, size(tensor)) if name in bare else _tensor(model, name, tensor, size(tensor))
+        for name, tensor in named
+    ]
 
 
 def _tensor(model: nn.Module, name: str, tensor: Tensor, cost: int) -> Spent:
@@ -202,15 +204,15 @@ def _product_model(model: nn.Module, groups: Sequence[Group], spent: Sequence[Sp
 
 def _shares(model: nn.Module, groups: Sequence[Group]) -> dict[str, dict[int, dict[str, float]]]:
     """Return, for modules and groups, what part of each side one unit takes away."""
-    modules = dict(model.named_modules())
     shares: dict[str, dict[int, dict[str, float]]] = {}
     for column, group in enumerate(groups):
         for member in group.members:
-            module = modules[member.module]
+            found = part(model, member.module)
             # A grouped convolution loses whole groups: its outputs say it all.
-            side = "out" if is_depthwise(module) else member.side
-            if side == "in" and is_grouped(module):
+            bare = member.side.startswith(AXIS)
+            side = "out" if bare or is_depthwise(found) else member.side
+            if member.side == "stated" or (side == "in" and is_grouped(found)):
                 continue
             sides = shares.setdefault(member.module, {}).setdefault(column, {})
-            sides[side] = sides.get(side, 0.0) + member.size / width(module, member.side)
+            sides[side] = sides.get(side, 0.0) + member.size / width(found, member.side)
     return shares

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from debride.models.attention import is_attention
 from debride.models.state import undisturbed
 
 
@@ -66,8 +70,19 @@ def measure(model: nn.Module, example: Tensor) -> Costs:
 
 
 def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """Return the multiply-accumulates of one image by the innermost module that spends them."""
+    """Return the multiply-accumulates of one image by the innermost module that spends them.
+
+    What a module multiplies by the weight of a linear layer, without calling that, is the layer's.
+    What it multiplies by rows of a parameter of its own, as attention does, is the parameter's.
+    """
     counter = FlopCounterMode(display=False)
+    modules = dict(model.named_modules())
+    owners = {
+        id(parameter): name if isinstance(module, nn.Linear) else f"{name}.{leaf}"
+        for name, module in modules.items()
+        for leaf, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, nn.Linear) or is_attention(module)
+    }
     stack: list[str] = [""]
     spent: dict[str, int] = {}
     seen = 0
@@ -86,12 +101,36 @@ def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
         settle()
         stack.pop()
 
+    def running() -> nn.Module | None:
+        return modules.get(stack[-1])
+
+    class Products(TorchFunctionMode):
+        """Sees whose weight a linear product is taken with."""
+
+        def __torch_function__(
+            self,
+            func: Any,
+            types: Any,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:
+            name = None
+            if func is F.linear and len(args) > 1 and not isinstance(running(), nn.Linear):
+                weight = args[1] if args[1]._base is None else args[1]._base
+                name = owners.get(id(weight))
+            if name is None:
+                return func(*args, **(kwargs or {}))
+            enter(name)
+            result = func(*args, **(kwargs or {}))
+            leave()
+            return result
+
     handles = []
     try:
-        for name, module in model.named_modules():
+        for name, module in modules.items():
             handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: enter(name)))
             handles.append(module.register_forward_hook(lambda _m, _i, _o: leave()))
-        with undisturbed(model), torch.no_grad(), _math_attention(), counter:
+        with undisturbed(model), torch.no_grad(), _math_attention(), counter, Products():
             model.eval()
             model(example[:1])
             settle()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from debride.models.attention import INPUT, Heads
+from debride.planning.layers import AXIS
 from debride.planning.plan import Group, Member, Side, Tap
 from debride.planning.tracing import OUTPUT, Trace
 
@@ -48,8 +49,14 @@ def coupled(trace: Trace) -> tuple[list[Group], list[LeftAlone]]:
 def _units(trace: Trace) -> list[dict[_Place, list[int]]]:
     """Return, for each unit that may go, its positions on every side of every layer."""
     order = {name: number for number, name in enumerate(trace.modules)}
+
+    def turn(place: _Place) -> tuple[bool, int, bool]:
+        name, side = place
+        no_layer = side == "stated" or side.startswith(AXIS)
+        return no_layer, order.get(name, -1), side == "in"
+
     found: dict[int, dict[_Place, list[int]]] = {}
-    for place in sorted(trace.sides, key=lambda place: (order[place[0]], place[1] == "in")):
+    for place in sorted(trace.sides, key=turn):
         for position, label in enumerate(trace.sides[place].tolist()):
             if trace.units.why_left(label) is None:
                 root = trace.units.find(label)
@@ -61,17 +68,20 @@ def _group(
     trace: Trace, family: list[dict[_Place, list[int]]], names: Counter[str]
 ) -> Group | LeftAlone | None:
     """Make a group of units that run through the same sides of the same layers."""
-    layers = {place: trace.modules[place[0]] for place in family[0]}
     makers = [
-        place[0]
-        for place, module in layers.items()
-        if place[1] == "out" and isinstance(module, _ConvNd | nn.Linear)
+        name
+        for name, side in family[0]
+        if side == "out" and isinstance(trace.modules[name], _ConvNd | nn.Linear)
     ]
-    if not makers or not any(side == "in" for _, side in layers):
+    if not makers or not any(side == "in" for _, side in family[0]):
         return None  # nothing reads them
+    # A layer is scored on one side: that behind attention where the heads come in.
+    scored = [name for name in makers if name not in trace.heads_read_by]
+    if not scored:
+        return LeftAlone(makers[0], len(family), "attention alone makes these channels")
     family.sort(key=lambda unit: unit[makers[0], "out"])
     members: list[Member] = []
-    for place in layers:
+    for place in family[0]:
         regular = as_members(place, torch.tensor([unit[place] for unit in family]))
         if regular is None:
             return LeftAlone(
@@ -85,7 +95,7 @@ def _group(
         kind="neuron" if isinstance(trace.modules[makers[0]], nn.Linear) else "channel",
         units=len(family),
         members=tuple(members),
-        taps=tuple(Tap(maker, trace.follows.get(maker, maker)) for maker in makers),
+        taps=tuple(Tap(maker, trace.follows.get(maker, maker)) for maker in scored),
     )
 
 

@@ -31,16 +31,30 @@ Counts = npt.NDArray[np.int64]
 
 
 def check_reachable(
-    groups: Sequence[Group], cost: Cost, kept: float, limits: Limits = NONE
+    groups: Sequence[Group], cost: Cost, kept: float, limits: Limits = NONE, *, ratio: bool = False
 ) -> None:
-    """Raise unless the cost can come down to `kept` with every group at its least."""
+    """Raise unless the cost can come down to `kept` with every group at its least.
+
+    A `ratio` is spoken of as what is removed.
+    """
     lowest = lowest_share(groups, cost, limits)
-    if lowest > kept + _allowed(kept):
+    if lowest <= kept + _allowed(kept):
+        return
+    held = lowest > 1.01 * lowest_share(groups, cost)
+    loosen = "loosen what holds it (--floor, --round-to, --protect)"
+    if lowest > 1 - TOLERANCE / 2:
         raise DebrideError(
-            f"the budget cannot be met: a share of {kept:.3g} is to be kept, and with every group "
-            f"at its floor {math.ceil(lowest * 1000) / 1000:.3f} is left; ask to keep that, or "
-            "loosen what holds it (--floor, --round-to, --protect)"
+            "the budget cannot be met: nothing can go, as every group is at its floor; "
+            + (loosen if held else "debride inspect says what is left alone, and why")
         )
+    least = math.ceil(round(lowest * 1000, 6)) / 1000
+    nearest = f"for a ratio of {1 - least:.3f}" if ratio else "to keep that"
+    fewest = min(groups, key=lambda group: group.units)
+    why = f"or {loosen}" if held else f"of the {fewest.units} units of '{fewest.name}' one stays"
+    raise DebrideError(
+        f"the budget cannot be met: a share of {kept:.3g} is to be kept, and with every group "
+        f"at its floor {least:.3f} is left; ask {nearest}, {why}"
+    )
 
 
 def lowest_share(groups: Sequence[Group], cost: Cost, limits: Limits = NONE) -> float:

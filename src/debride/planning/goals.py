@@ -41,7 +41,8 @@ class Goal:
     def check(self, groups: Sequence[Group], limits: Limits) -> None:
         """Raise unless it can be met with every group at its least, as far as can be predicted."""
         if self.clock is None:
-            fitting.check_reachable(groups, self.cost, self.kept, limits)
+            ratio = self.kind == "ratio"
+            fitting.check_reachable(groups, self.cost, self.kept, limits, ratio=ratio)
 
     def cut(
         self,

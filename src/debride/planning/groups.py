@@ -12,6 +12,7 @@ from debride.models.plain import check_plain
 from debride.models.state import undisturbed
 from debride.planning import operations  # noqa: F401  (they register)
 from debride.planning.coupling import LeftAlone, coupled, head_groups
+from debride.planning.layers import bare_parameters
 from debride.planning.plan import Group
 from debride.planning.tracing import Trace
 from debride.planning.trial import sound
@@ -25,7 +26,7 @@ class Grouping:
     left_alone: tuple[LeftAlone, ...] = ()
 
 
-def find_groups(model: nn.Module, example: Tensor) -> Grouping:
+def find_groups(model: nn.Module, example: Tensor, *, residual_width: bool = False) -> Grouping:
     """Find what can be cut in a network.
 
     Parameters
@@ -34,6 +35,8 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
         Left as it is.
     example : Tensor
         (B, C, *spatial); the first image is used.
+    residual_width : bool
+        Whether the width of residual streams beside attention, and of ConvNeXt's, may be cut.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def find_groups(model: nn.Module, example: Tensor) -> Grouping:
                 f"the network does not run on one image of shape {tuple(example.shape[1:])}: "
                 f"{_sentence(error)}"
             ) from error
-        grouping = _on_trial(model, _traced(model, example), example)
+        grouping = _on_trial(model, _traced(model, example, residual_width), example)
     if not grouping.groups:
         reasons = "; ".join(sorted({left.reason for left in grouping.left_alone}))
         raise DebrideError(
@@ -80,6 +83,7 @@ def _on_trial(model: nn.Module, grouping: Grouping, example: Tensor) -> Grouping
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(name)
     tied = {name for names in owners.values() if len(names) > 1 for name in names}
+    tied |= {n for n, p in bare_parameters(model).items() if len(owners[id(p)]) > 1}
     own = [g for g in grouping.groups if not any(m.module in tied for m in g.members)]
     groups = sound(model, own, example)
     spoilt = tuple(
@@ -96,8 +100,8 @@ def _on_trial(model: nn.Module, grouping: Grouping, example: Tensor) -> Grouping
     return Grouping(groups, (*grouping.left_alone, *spoilt))
 
 
-def _traced(model: nn.Module, example: Tensor) -> Grouping:
-    trace = Trace(model)
+def _traced(model: nn.Module, example: Tensor, residual_width: bool) -> Grouping:
+    trace = Trace(model, residual_width=residual_width)
     trace.run(example)
     groups, left = coupled(trace)
     for name, heads in trace.attention.items():

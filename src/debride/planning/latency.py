@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from debride.errors import DebrideError
 from debride.models.state import undisturbed
 from debride.planning.budgets import Cost, CostModel, Spent, _product_model
-from debride.planning.layers import width
+from debride.planning.layers import AXIS, width
 from debride.planning.plan import Group, PlannedGroup
 from debride.surgery.removal import narrow
 from debride.timing import take_turns
@@ -174,7 +174,12 @@ def _seconds_by_module(
     model: nn.Module, groups: Sequence[Group], example: Tensor
 ) -> dict[str, float]:
     timed = copy.deepcopy(model).cpu().eval()
-    names = dict.fromkeys(member.module for group in groups for member in group.members)
+    names = dict.fromkeys(
+        member.module
+        for group in groups
+        for member in group.members
+        if member.side != "stated" and not member.side.startswith(AXIS)
+    )
     runs: dict[str, list[float]] = {name: [] for name in names}
     begun: dict[str, float] = {}
 

@@ -37,6 +37,7 @@ def plan(
     round_to: int = 1,
     protect: Sequence[str] = (),
     latency_table: str | Path | None = None,
+    residual_width: bool = False,
     groups: Sequence[Group] | None = None,
 ) -> Plan:
     """Decide what every group keeps, in one shot.
@@ -66,6 +67,9 @@ def plan(
         Names or patterns (``layer4.*``) of layers whose outputs are not cut.
     latency_table : str or Path, optional
         Latencies to plan by instead of measuring; see `debride.planning.latency.table_cost`.
+    residual_width : bool
+        Cut the width of residual streams too, those of transformers and ConvNeXt. Then `scores`
+        must have been made with it as well.
     groups : sequence of Group, optional
         Found by tracing the network where absent.
 
@@ -78,13 +82,13 @@ def plan(
     check_ranking(ranking, normalise)
     example = example[:1]
     if groups is None:
-        groups = find_groups(model, example).groups
+        groups = find_groups(model, example, residual_width=residual_width).groups
     for tap in {tap for group in groups for tap in group.taps}:
         wide = width(model.get_submodule(tap.layer), tap.side)
         if len(scores.values.get(tap.layer, ())) != wide:
             raise DebrideError(
                 f"the scores do not fit layer '{tap.layer}', which has {wide} units: "
-                "score this network"
+                f"score this network{', with residual_width=True' if residual_width else ''}"
             )
     limits = limits_of(model, groups, floor=floor, round_to=round_to, protect=protect)
     goal = goal_of(kind, kept, model, groups, example, latency_table=latency_table)
@@ -98,6 +102,7 @@ def plan(
         "criterion": scores.criterion, "images": scores.count,
         kind: kept if kind != "ratio" else 1 - kept,
         "ranking": ranking, "floor": floor, "round_to": round_to, "protect": list(protect),
+        **({"residual_width": True} if residual_width else {}),
     }  # fmt: skip
     return finish(model, chosen, example, made_by)
 
@@ -120,7 +125,7 @@ def check_members(model: nn.Module, plan: Plan, example: Tensor) -> None:
     DebrideError
         Naming the first group, and what it lacks or has too much of.
     """
-    groups = find_groups(model, example).groups
+    groups = find_groups(model, example, residual_width=True).groups
     known = {member: group for group in groups for member in group.members}
     way_out = "take the plan as debride prune wrote it, and change only what groups keep"
     for group in plan.groups:
@@ -134,13 +139,16 @@ def check_members(model: nn.Module, plan: Plan, example: Tensor) -> None:
             if members:
                 raise DebrideError(
                     f"the plan's group '{group.name}' {what} '{members[0].module}' "
-                    f"({members[0].side}put side): {way_out}"
+                    f"({_SIDES.get(members[0].side, members[0].side)}): {way_out}"
                 )
         if group.units != own.units:
             raise DebrideError(
                 f"the plan's group '{group.name}' has {group.units} units, in the network "
                 f"{own.units}: {way_out}"
             )
+
+
+_SIDES = {"in": "input side", "out": "output side"}
 
 
 def finish(

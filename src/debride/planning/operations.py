@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from debride.models.stated import stated_width
 from debride.planning.labels import varying
 from debride.planning.layers import is_depthwise
-from debride.planning.tracing import Trace, operation, tensors_in
+from debride.planning.tracing import ON_REQUEST, Trace, operation, tensors_in
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -117,6 +118,9 @@ def layer_norm(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Tens
     trace.label(result, trace.labels(x))
 
 
+BARE = "a bare parameter runs along these channels"
+
+
 # -- element by element --------------------------------------------------------------------------
 
 
@@ -150,9 +154,15 @@ def elementwise(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any
         if labels is None:
             if not dims or not len(operands) > 1:
                 continue
+            lead = ndim - tensor.ndim
+            if len(dims) == 1 and (dim := min(dims)) >= lead:
+                labels = trace.lay(tensor, dim - lead)
+        if labels is None:
             labels = torch.zeros([1] * ndim, dtype=torch.long)
-            reason = "a bare parameter runs along these channels" * trace.is_constant(tensor)
+            asked = "" if trace.residual_width else f"; {ON_REQUEST}"
+            reason = (BARE + asked) * trace.is_constant(tensor)
         else:
+            labels = labels.view([*[1] * (ndim - labels.ndim), *labels.shape])
             reason = ""
         if found is None:
             found, why = labels, reason
@@ -256,6 +266,7 @@ def moved(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
     labelled = [tensor for tensor in tensors_in((args, kwargs)) if trace.labels(tensor) is not None]
     if not labelled:
         return
+    _stated(trace, labelled[0])
     if func.__name__ in ("cat", "concat", "concatenate") and _joined(trace, args, kwargs, result):
         return
     whole = func.__name__.endswith(("cat", "concatenate", "stack"))
@@ -285,12 +296,25 @@ def moved(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Any) -> N
         trace.label(tensor, labels)
 
 
+def _stated(trace: Trace, x: Tensor) -> None:
+    """Note that the running module moves these channels by a width that it states."""
+    name, module = trace.place
+    labels = trace.labels(x)
+    if labels is not None and (stated := stated_width(module)) is not None:
+        dims = varying(labels)
+        if len(dims) == 1 and labels.shape[dims[0]] == stated:
+            trace.stand(name, "stated", labels.flatten())
+
+
 def _joined(trace: Trace, args: Args, kwargs: Kwargs, result: Tensor) -> bool:
     """Join maps along the channels without making labels as large as the maps."""
     parts = list(tensors_in(args[0] if args else kwargs.get("tensors", ())))
     given: Any = kwargs.get("dim", args[1] if len(args) > 1 else 0)
     dim = int(given) % result.ndim
     labels = [trace.labels(part) for part in parts]
+    if trace.residual_width and (shared := _side_by_side(trace, parts, dim)) is not None:
+        trace.label(result, shared)
+        return True
     if any(each is not None and set(varying(each)) - {dim} for each in labels):
         return False
     found = []
@@ -301,6 +325,25 @@ def _joined(trace: Trace, args: Args, kwargs: Kwargs, result: Tensor) -> bool:
         found.append(none if each is None else each.expand(shape))
     trace.label(result, torch.cat(found, dim))
     return True
+
+
+def _side_by_side(trace: Trace, parts: list[Tensor], dim: int) -> Tensor | None:
+    """Return the labels of tokens joined along another dimension than that of their channels."""
+    dims = {d for part in parts if (each := trace.labels(part)) is not None for d in varying(each)}
+    if len(dims) != 1 or dim in dims:
+        return None
+    found: list[Tensor] = []
+    for part in parts:
+        bare = part if part._base is None else part._base  # tokens are expanded to the batch
+        labels = trace.labels(part)
+        if labels is None and bare.ndim == part.ndim:
+            labels = trace.lay(bare, min(dims))
+        if labels is None:
+            return None
+        found.append(labels)
+    for labels in found:  # layers read the channels of all tokens alike
+        trace.units.unite(found[0], labels)
+    return found[0]
 
 
 @operation(*"""

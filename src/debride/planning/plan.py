@@ -15,23 +15,24 @@ from torch import nn
 from debride.errors import DebrideError
 from debride.models.attention import INPUT
 from debride.planning.costs import Costs
-from debride.planning.layers import width
+from debride.planning.layers import bare_parameters, width
 
-SCHEMA_VERSION = 2
-"""Version 2 added attention (kinds head and head_dim) and repeated members; 1 is read as it is."""
+SCHEMA_VERSION = 3
+"""2 added attention and repeated members, 3 axes and stated; 1 and 2 are read as they are."""
 
 MOST_UNITS = 1_000_000
 """No network has more; a plan that says so is damaged, and would fill the memory."""
 
-Side = Literal["out", "in", "heads", "dims"]
-"""Of a layer its outputs or inputs; of an attention module its heads or the dimensions of each."""
+Side = Literal["out", "in", "heads", "dims", "stated", "axis0", "axis1", "axis2", "axis3", "axis4"]
+"""Of a layer its outputs or inputs; of an attention module its heads or the dimensions of each; of
+a module whose code is told the width of what it moves, that; of a bare parameter a dimension."""
 
 Kind = Literal["channel", "neuron", "head", "head_dim"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One side of one module that a group's units run through.
+    """One side of one module, or bare parameter, that a group's units run through.
 
     Unit u occupies the positions ``offset + r * stride + u * block + [0 … block)`` of that side,
     for r in ``[0 … repeat)``.
@@ -186,16 +187,16 @@ class Plan:
                 f"{self.fingerprint[:12]}, this network has {found[:12]}): "
                 "apply it to the network that it was made for"
             )
-        modules = dict(model.named_modules())
+        parts = {**dict(model.named_modules()), **bare_parameters(model)}
         for group in self.groups:
             for member in group.members:
-                if member.module not in modules:
+                if member.module not in parts:
                     raise DebrideError(
                         f"the plan's group '{group.name}' names a module '{member.module}' "
                         "that the network does not have"
                     )
                 end = member.end(group.units)
-                if end > (wide := width(modules[member.module], member.side)):
+                if end > (wide := width(parts[member.module], member.side)):
                     raise DebrideError(
                         f"the plan's group '{group.name}' removes up to position {end - 1} of "
                         f"'{member.module}', which has {wide}"

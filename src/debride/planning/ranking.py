@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
+from debride.planning.layers import part
 from debride.planning.plan import Group, PlannedGroup, removed_positions
 
 Normalisation = Callable[[Tensor], Tensor]
@@ -108,10 +109,11 @@ def ranked_together(
 def _form(model: nn.Module, group: Group) -> Hashable:
     members = []
     for member in group.members:
-        module = model.get_submodule(member.module)
-        shapes = tuple(tuple(tensor.shape) for tensor in module.parameters(recurse=False))
+        found = part(model, member.module)
+        tensors = [found] if isinstance(found, Tensor) else found.parameters(recurse=False)
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         place = replace(member, module="")
-        members.append((type(module).__name__, astuple(place), shapes))
+        members.append((type(found).__name__, astuple(place), shapes))
     return group.kind, group.units, tuple(sorted(members))
 
 

@@ -56,9 +56,10 @@ class GroupForm(_Form):
     members: list[
         tuple[str, Side, Position, Size] | tuple[str, Side, Position, Size, Size, Size]
     ] = Field(
-        description="[module, side, offset, block]: unit u lies at the positions "
-        "offset + u * block to offset + (u + 1) * block - 1 of that side of that module. With "
-        "[..., repeat, stride] it lies there again, repeat times in all, stride further each time.",
+        description="[module or parameter that stands in none, side, offset, block]: unit u lies "
+        "at the positions offset + u * block to offset + (u + 1) * block - 1 of that side of it. "
+        "With [..., repeat, stride] it lies there again, repeat times in all, stride further each "
+        "time.",
     )
 
 

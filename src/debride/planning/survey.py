@@ -60,7 +60,7 @@ class Survey:
         return sum(entry.group.units for entry in self.groups)
 
 
-def survey(model: nn.Module, example: Tensor) -> Survey:
+def survey(model: nn.Module, example: Tensor, *, residual_width: bool = False) -> Survey:
     """Find what can be cut in a network, and what each part costs.
 
     Parameters
@@ -69,6 +69,8 @@ def survey(model: nn.Module, example: Tensor) -> Survey:
         Left as it is.
     example : Tensor
         (B, C, *spatial); the first image is used.
+    residual_width : bool
+        See `debride.planning.groups.find_groups`.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def survey(model: nn.Module, example: Tensor) -> Survey:
     >>> found.groups[0].layers, found.groups[0].params, found.params
     (('0', '2'), 368, 368)
     """
-    grouping = find_groups(model, example)
+    grouping = find_groups(model, example, residual_width=residual_width)
     groups = grouping.groups
     macs, params = (cost_model(kind, model, groups, example[:1]) for kind in ("macs", "params"))
     units = np.array([group.units for group in groups], dtype=np.float64)

@@ -11,11 +11,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from debride.models.attention import Heads, heads_of, is_attention
-from debride.planning.labels import Units, compact
+from debride.planning.labels import Units, compact, varying
+from debride.planning.layers import AXIS, bare_parameters, width
 from debride.planning.plan import Side
 
+MOST_AXIS = 4
+"""The last axis that a plan has a name for."""
+
 OUTPUT = "the network's output"
-RESIDUAL = "the width of a residual stream beside attention is kept"
+GIVEN_OUT = "the network gives these channels out"
+UNFOLLOWED = "attention gives these channels out in a way of its own"
+ON_REQUEST = "the width of a residual stream is cut on request alone (--residual-width)"
 
 Operation = Callable[["Trace", Any, tuple[Any, ...], dict[str, Any], Any], None]
 """(trace, function, its arguments, its keywords, its result) → None; labels the result."""
@@ -40,19 +46,27 @@ class Trace(TorchFunctionMode):
     A call without a known meaning leaves whatever enters it alone, so that what is not
     understood is never cut. Attention that has its own description is not looked into.
 
+    Parameters
+    ----------
+    model : nn.Module
+    residual_width : bool
+        Follow what attention reads and gives, and parameters that stand in no layer, so that the
+        residual streams of transformers and ConvNeXt become units.
+
     Attributes
     ----------
     sides : dict
-        For (module, side): the (width,) labels that stand there.
+        For (module or bare parameter, side): the (width,) labels that stand there.
     attention : dict of str to Heads or str
         Attention modules that ran, and where their heads lie or why they cannot be cut.
     follows : dict of str to str
         For layers whose output goes straight into a batch norm: that norm.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, residual_width: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.residual_width = residual_width
         self.units = Units()
         self.sides: dict[tuple[str, Side], Tensor] = {}
         self.attention: dict[str, Heads | str] = {}
@@ -68,8 +82,14 @@ class Trace(TorchFunctionMode):
         self._constants = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._stack = [""]
         self._inside = 0
-        self._residual = self.units.new(1)
-        self.units.leave(self._residual, RESIDUAL)
+        self._kept = self.units.new(1)
+        self.units.leave(self._kept, UNFOLLOWED if residual_width else ON_REQUEST)
+        self._bare: dict[int, str] = {}
+        if residual_width:
+            for name, parameter in bare_parameters(model).items():
+                self._bare[id(parameter)] = name
+                if len(dims := varying(parameter)) == 1:
+                    self.lay(parameter, dims[0])
 
     def run(self, example: Tensor) -> Any:
         """Run the network on one image; return its output."""
@@ -87,7 +107,7 @@ class Trace(TorchFunctionMode):
                 )
                 handles.append(
                     module.register_forward_hook(
-                        lambda _, __, out, known=known: self._leave(known, out)
+                        lambda _, __, out, name=name, known=known: self._leave(name, known, out)
                     )
                 )
             # With gradients, as fused paths for inference would hide the layers.
@@ -96,24 +116,46 @@ class Trace(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
-        for tensor in tensors_in(output):
-            self.leave(tensor, OUTPUT)
+        for number, tensor in enumerate(tensors_in(output)):
+            self.leave(tensor, OUTPUT if number == 0 else GIVEN_OUT)
         return output
 
     def _enter(self, name: str, known: bool, given: Any) -> None:
         self._stack.append(name)
         if known:
             self._inside += 1
-            self.attention[name] = heads_of(self.modules[name])
+            self.attention[name] = heads = heads_of(self.modules[name])
             for tensor in tensors_in(given):
-                self.leave(tensor, RESIDUAL)
+                if self.labels(tensor) is not None:
+                    self._read(name, heads, tensor)
 
-    def _leave(self, known: bool, output: Any) -> None:
+    def _read(self, name: str, heads: Heads | str, tensor: Tensor) -> None:
+        """Let the projections of an attention module read the units of a stream."""
+        if not self.residual_width:
+            self.leave(tensor, ON_REQUEST)
+        elif isinstance(heads, str):
+            self.leave(tensor, f"it runs through {heads}")
+        else:
+            layers = {f"{name}.{layer}" if layer else name for layer, _ in heads.rows}
+            if any(width(self.modules[each], "in") != tensor.shape[-1] for each in layers):
+                self.leave(tensor, "attention reads these channels in a way of its own")
+                return
+            read = self.along(tensor, -1)
+            for each in layers:
+                self.stand(each, "in", read)
+
+    def _leave(self, name: str, known: bool, output: Any) -> None:
         self._stack.pop()
         if known:
             self._inside -= 1
-            for tensor in tensors_in(output):
-                self.label(tensor, self._residual.reshape([1] * tensor.ndim))
+            heads = self.attention[name]
+            first, *others = tensors_in(output)
+            for tensor in others:
+                self.label(tensor, self._kept.reshape([1] * tensor.ndim))
+            made = self._kept
+            if self.residual_width and isinstance(heads, Heads):
+                made = self.produce(f"{name}.{heads.output}", first.shape[-1])
+            self.label(first, made.view([*[1] * (first.ndim - 1), -1]))
 
     def __torch_function__(
         self,
@@ -142,6 +184,11 @@ class Trace(TorchFunctionMode):
     # -- what operations ask and say ------------------------------------------------------------
 
     @property
+    def heads_read_by(self) -> set[str]:
+        """The layers that read what the heads of attention give."""
+        return {f"{n}.{h.output}" for n, h in self.attention.items() if isinstance(h, Heads)}
+
+    @property
     def place(self) -> tuple[str, nn.Module]:
         """The innermost module that is running."""
         return self._stack[-1], self.modules[self._stack[-1]]
@@ -152,6 +199,16 @@ class Trace(TorchFunctionMode):
         if any(weight is parameter for parameter in module.parameters(recurse=False)):
             return name
         return self._owners.get(id(weight))
+
+    def lay(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """Give a bare parameter units along one dimension, if it is one and streams may be cut."""
+        name = self._bare.get(id(tensor))
+        if name is None or dim > MOST_AXIS or self.labels(tensor) is not None:
+            return self.labels(tensor)
+        units = self.units.new(tensor.shape[dim])
+        self.sides[name, f"{AXIS}{dim}"] = units  # type: ignore[index]
+        self.label(tensor, units.view([-1 if d == dim else 1 for d in range(tensor.ndim)]))
+        return self.labels(tensor)
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a parameter or buffer of the network."""

@@ -181,8 +181,10 @@ def _lost(original: nn.Module, cut: Sequence[PlannedGroup]) -> dict[str, tuple[s
             )
     lost = {}
     for (name, side), removed in gone.items():
+        if side != "in":
+            continue
         module = original.get_submodule(name)
-        if side != "in" or not reads(module) or is_depthwise(module):
+        if not reads(module) or is_depthwise(module):
             continue
         outputs = flat_outputs(module)
         away = gone.get((name, "out"), set())

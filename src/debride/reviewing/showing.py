@@ -51,7 +51,9 @@ def open_plan(path: Path, said: str = "PLAN") -> Plan:
 def say_origin(plan: Plan, label: str = "plan") -> None:
     """Say the choices that led to a plan, and what network it is for."""
     choices = {key: value for key, value in plan.made_by.items() if key != "weights"}
-    parts = [f"{key.replace('_', ' ')} {_plain(v)}" for key, v in choices.items() if v is not None]
+    parts = [
+        f"{key.replace('_', ' ')} {_plain(v)}" for key, v in choices.items() if v not in (None, [])
+    ]
     screens.say(label, ", ".join(parts) or "made by hand")
     weights = plan.made_by.get("weights")
     known = f", weights {str(weights)[:12]}" if weights else ""

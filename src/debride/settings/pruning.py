@@ -9,10 +9,17 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from debride.config import Names, Words, flag_of, option
+from debride.config import Names, Pairs, Words, flag_of, option
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
 
+describe = option
 BUDGETS = ("macs", "params", "bytes", "latency", "ratio")
+
+
+_RESIDUAL_WIDTH = (
+    "Cut the width of residual streams too, those of transformers and ConvNeXt; the only one that "
+    "every block of a stage shares."
+)
 
 
 class DoctorSettings(NetworkSettings, DataSettings):
@@ -45,6 +52,7 @@ class InspectSettings(NetworkSettings):
         metavar="A,B,...",
         shown="of --data or --weights, else two",
     )
+    residual_width: bool = option(False, _RESIDUAL_WIDTH, panel="Cutting", metavar="")
     out: Path | None = option(
         None,
         "JSON file for all of it, each group with its layers.",
@@ -53,14 +61,20 @@ class InspectSettings(NetworkSettings):
         shown="only print",
     )
 
+    @model_validator(mode="after")
+    def _no_pixels(self) -> Self:
+        if self.mean is not None:
+            raise ValueError("--mean and --std change nothing that is inspected: leave them out")
+        return self
+
 
 class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
     """Settings of ``debride prune``."""
 
     criterion: str = option(
         "lrp",
-        "What a channel is worth: activation, apoz, bn-scale, dlb, dlb-contrastive, fpgm, hessian, "
-        "ig, lrp, magnitude, magnitude-l1, random or taylor.",
+        "What a channel is worth: activation, apoz, bn_scale, dlb, dlb_contrastive, fpgm, hessian, "
+        "ig, lrp, magnitude, magnitude_l1, random or taylor.",
         panel="Cutting",
         metavar="NAME",
     )
@@ -204,6 +218,7 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         metavar="PATTERN",
         many=True,
     )
+    residual_width: bool = option(False, _RESIDUAL_WIDTH, panel="Cutting", metavar="")
     reference: int = option(
         20,
         "Training images per class that the criterion sees.",
@@ -224,6 +239,15 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         "Go on although the network is no better than chance on the validation images.",
         panel="Cutting",
         metavar="",
+    )
+    # the last one: a field of this name hides the function from those after it
+    option: Pairs = describe(
+        (),
+        "Setting of the criterion, again for each: n_steps=16 for ig, probes=8 for hessian, "
+        "aggregate=abs, positive, signed or square for those from relevance and taylor.",
+        panel="Cutting",
+        metavar="KEY=VALUE",
+        many=True,
     )
 
     @model_validator(mode="before")

@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from debride.errors import DebrideError
 from debride.models.attention import is_attention, open_up
+from debride.models.stated import state_width
 from debride.planning.layers import is_depthwise
 from debride.planning.plan import Side
 
@@ -35,8 +36,10 @@ def register_layer(*kinds: type[nn.Module]) -> Callable[[Cutter], Cutter]:
     return add
 
 
-def cutter_of(module: nn.Module) -> Cutter | None:
-    """Return what cuts this layer, or None where nothing can."""
+def cutter_of(module: nn.Module, side: Side = "out") -> Cutter | None:
+    """Return what cuts this side of a layer, or None where nothing can."""
+    if side == "stated":
+        return lambda module, _, index: state_width(module, index.numel())
     if is_attention(module):
         return _cut_attention
     # Asked before the cut, after which one side alone may look depthwise.
@@ -48,7 +51,8 @@ def cutter_of(module: nn.Module) -> Cutter | None:
     return None
 
 
-def _select(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
+def select(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
+    """Keep `index` along one dimension of a parameter or buffer, if the module has it."""
     old = getattr(module, name, None)
     if old is None:
         return
@@ -64,17 +68,17 @@ def _cut_convolution(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, _ConvNd)
     kept = index.numel()
     if is_depthwise(module):
-        _select(module, "weight", 0, index)
-        _select(module, "bias", 0, index)
+        select(module, "weight", 0, index)
+        select(module, "bias", 0, index)
         module.in_channels = module.out_channels = module.groups = kept
         return
     output_dim = 1 if isinstance(module, _ConvTransposeNd) else 0
     if side == "out":
-        _select(module, "weight", output_dim, index)
-        _select(module, "bias", 0, index)
+        select(module, "weight", output_dim, index)
+        select(module, "bias", 0, index)
         module.out_channels = kept
     else:
-        _select(module, "weight", 1 - output_dim, index)
+        select(module, "weight", 1 - output_dim, index)
         module.in_channels = kept
 
 
@@ -83,9 +87,9 @@ def _cut_grouped(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, _ConvNd)
     transposed = isinstance(module, _ConvTransposeNd)
     if transposed == (side == "in"):
-        _select(module, "weight", 0, index)
+        select(module, "weight", 0, index)
     if side == "out":
-        _select(module, "bias", 0, index)
+        select(module, "bias", 0, index)
         module.out_channels = index.numel()
     else:
         module.groups = index.numel() // (module.in_channels // module.groups)
@@ -96,11 +100,11 @@ def _cut_grouped(module: nn.Module, side: Side, index: Tensor) -> None:
 def _cut_linear(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, nn.Linear)
     if side == "out":
-        _select(module, "weight", 0, index)
-        _select(module, "bias", 0, index)
+        select(module, "weight", 0, index)
+        select(module, "bias", 0, index)
         module.out_features = index.numel()
     else:
-        _select(module, "weight", 1, index)
+        select(module, "weight", 1, index)
         module.in_features = index.numel()
 
 
@@ -108,7 +112,7 @@ def _cut_linear(module: nn.Module, side: Side, index: Tensor) -> None:
 def _cut_batch_norm(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, _BatchNorm)
     for name in ("weight", "bias", "running_mean", "running_var"):
-        _select(module, name, 0, index)
+        select(module, name, 0, index)
     module.num_features = index.numel()
 
 
@@ -116,7 +120,7 @@ def _cut_batch_norm(module: nn.Module, side: Side, index: Tensor) -> None:
 def _cut_instance_norm(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, _InstanceNorm)
     for name in ("weight", "bias", "running_mean", "running_var"):
-        _select(module, name, 0, index)
+        select(module, name, 0, index)
     module.num_features = index.numel()
 
 
@@ -128,8 +132,8 @@ def _cut_group_norm(module: nn.Module, side: Side, index: Tensor) -> None:
         if not _whole(index, each):
             raise DebrideError("a group norm can lose whole groups of channels, not parts of one")
         module.num_groups = index.numel() // each
-    _select(module, "weight", 0, index)
-    _select(module, "bias", 0, index)
+    select(module, "weight", 0, index)
+    select(module, "bias", 0, index)
     module.num_channels = index.numel()
 
 
@@ -143,8 +147,8 @@ def _whole(index: Tensor, each: int) -> bool:
 @register_layer(nn.LayerNorm, nn.RMSNorm)
 def _cut_layer_norm(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
-    _select(module, "weight", 0, index)
-    _select(module, "bias", 0, index)
+    select(module, "weight", 0, index)
+    select(module, "bias", 0, index)
     module.normalized_shape = (index.numel(),)
 
 
@@ -152,7 +156,7 @@ def _cut_layer_norm(module: nn.Module, side: Side, index: Tensor) -> None:
 def _cut_prelu(module: nn.Module, side: Side, index: Tensor) -> None:
     assert isinstance(module, nn.PReLU)
     if module.num_parameters > 1:
-        _select(module, "weight", 0, index)
+        select(module, "weight", 0, index)
         module.num_parameters = index.numel()
 
 
@@ -163,5 +167,7 @@ def _cut_attention(module: nn.Module, side: Side, index: Tensor) -> None:
         attention.num_heads = index.numel()
     elif side == "dims":
         attention.head_size = index.numel()
+    elif side == "in":
+        attention.keep_inputs(index)
     else:
         attention.keep_rows(index)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from debride.errors import DebrideError
-from debride.planning.layers import is_grouped, normalises_together, width
+from debride.planning.layers import Part, is_grouped, normalises_together, part, width
 from debride.planning.plan import PlannedGroup, removed_positions
 from debride.surgery.layers import cutter_of
 
@@ -24,9 +24,9 @@ def mask(model: nn.Module, groups: Iterable[PlannedGroup]) -> None:
     groups = list(groups)
     dims = {m.module for g in groups if g.kind == "head_dim" for m in g.members if m.side == "out"}
     for (name, side), removed in removed_positions(groups).items():
-        module = submodule(model, name)
+        module = named(model, name)
         index = torch.tensor(sorted(removed), dtype=torch.long)
-        if not removed:
+        if not removed or isinstance(module, Tensor):  # what a bare parameter adds is read nowhere
             continue
         if side == "out" and normalises_together(module):
             _replace(model, name, KeptNorm(module, removed))
@@ -34,9 +34,7 @@ def mask(model: nn.Module, groups: Iterable[PlannedGroup]) -> None:
             for tensor in _rows(module):
                 _clear(tensor, 0, index)
         elif side == "in" and not is_grouped(module):
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            _clear(weight, 0 if isinstance(module, _ConvTransposeNd) else 1, index)
+            _clear(_rows(module)[0], 0 if isinstance(module, _ConvTransposeNd) else 1, index)
 
 
 class KeptNorm(nn.Module):
@@ -79,9 +77,9 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
-def submodule(model: nn.Module, name: str) -> nn.Module:
-    """Return a module that a plan names."""
+def named(model: nn.Module, name: str) -> Part:
+    """Return the layer or bare parameter that a plan names."""
     try:
-        return model.get_submodule(name)
+        return part(model, name)
     except AttributeError as error:
         raise DebrideError(f"the plan names a module '{name}' that is not there") from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from debride.errors import DebrideError
-from debride.models.attention import is_attention
-from debride.planning.layers import width
-from debride.planning.plan import Plan, PlannedGroup, Side, removed_positions
-from debride.surgery.layers import Cutter, cutter_of
-from debride.surgery.masks import mask, submodule
+from debride.models.attention import Heads, heads_of, is_attention, open_up
+from debride.planning.layers import axis_of, width
+from debride.planning.plan import Plan, PlannedGroup, removed_positions
+from debride.surgery.layers import cutter_of, select
+from debride.surgery.masks import mask, named
 
 
 def apply(model: nn.Module, plan: Plan, *, masks: bool = False) -> nn.Module:
@@ -57,18 +58,15 @@ def narrow(
         What earlier cuts kept.
     """
     gone = removed_positions(before)
-    cuts: list[tuple[Cutter, nn.Module, Side, Tensor]] = []
+    cuts: dict[str, list[Callable[[], None]]] = {}
     for (name, side), removed in removed_positions(groups).items():
         already = gone.get((name, side), set())
         if removed == already:
             continue
         if not already <= removed:
             raise DebrideError(f"units of '{name}' that are already cut cannot come back")
-        module = submodule(model, name)
-        cutter = cutter_of(module)
-        if cutter is None:
-            raise DebrideError(f"'{name}' is a {type(module).__name__}, which cannot be cut")
-        original = width(module, side) + len(already)
+        part = named(model, name)
+        original = width(part, side) + len(already)
         if max(removed) >= original:
             raise DebrideError(
                 f"the plan removes position {max(removed)} of '{name}', which has {original}"
@@ -80,8 +78,31 @@ def narrow(
         ]
         if not kept:
             raise DebrideError(f"the plan would leave nothing of '{name}'")
-        cuts.append((cutter, module, side, torch.tensor(kept, dtype=torch.long)))
-    # All is known to fit before anything is cut. Attention goes first: it is opened up, which
-    # fixes the scale of its heads, while its projections are whole.
-    for cutter, module, side, index in sorted(cuts, key=lambda cut: not is_attention(cut[1])):
-        cutter(module, side, index)
+        index = torch.tensor(kept, dtype=torch.long)
+        cut: Callable[[], None]
+        if isinstance(part, Tensor):
+            owner, _, leaf = name.rpartition(".")
+            cut = functools.partial(select, model.get_submodule(owner), leaf, axis_of(side), index)
+        elif (cutter := cutter_of(part, side)) is not None:
+            cut = functools.partial(cutter, part, side, index)
+        else:
+            raise DebrideError(f"'{name}' is a {type(part).__name__}, which cannot be cut")
+        cuts.setdefault(name, []).append(cut)
+    # All is known to fit before anything is cut. Attention is opened up first, which fixes the
+    # scale of its heads, while its projections are whole.
+    for name in cuts:
+        _open_around(model, name)
+    for each in cuts.values():
+        for cut in each:
+            cut()
+
+
+def _open_around(model: nn.Module, name: str) -> None:
+    """Open the attention that a layer stands in: closed, it runs with the widths it began with."""
+    while name:
+        module = named(model, name)
+        if not isinstance(module, Tensor) and is_attention(module):
+            if isinstance(heads_of(module), Heads):
+                open_up(module)
+            return
+        name = name.rpartition(".")[0]

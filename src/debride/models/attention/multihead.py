@@ -34,13 +34,22 @@ class OpenMultihead(Opened, nn.MultiheadAttention):
             rows=(("", 0), ("", width), ("", 2 * width)),
             output="out_proj",
             tensors=("in_proj_weight", "in_proj_bias"),
+            reads=module.in_proj_weight.shape[1],
         )
 
     def keep_rows(self, index: Tensor) -> None:
         """Cut the projections of queries, keys and values."""
         keep(self, "in_proj_weight", 0, index)
         keep(self, "in_proj_bias", 0, index)
-        # The fused path of torch's encoder layers knows heads of one size only.
+        self._leave_fused_path()
+
+    def keep_inputs(self, index: Tensor) -> None:
+        """Cut what queries, keys and values are made of."""
+        keep(self, "in_proj_weight", 1, index)
+        self._leave_fused_path()
+
+    def _leave_fused_path(self) -> None:
+        # That of torch's encoder layers knows heads of one size only, as wide as the stream.
         self._qkv_same_embed_dim = False
 
     def forward(

@@ -36,6 +36,8 @@ class Heads:
         Layers with one output a head, such as those that make position biases.
     whole : bool
         Whether dimensions of a head must stay (they are normalised).
+    reads : int
+        Width of what projections read whose rows are the module's own; 0 where layers read.
     """
 
     count: int
@@ -45,6 +47,7 @@ class Heads:
     tensors: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     whole: bool = False
+    reads: int = 0
 
 
 class Opened:
@@ -68,6 +71,10 @@ class Opened:
 
     def keep_rows(self, index: Tensor) -> None:
         """Cut projections whose rows are the module's own."""
+        raise NotImplementedError
+
+    def keep_inputs(self, index: Tensor) -> None:
+        """Cut what such projections read."""
         raise NotImplementedError
 
 

@@ -1,16 +1,13 @@
-"""Options of methods: ``key=value`` texts as values of the kind that each method takes."""
+"""Options of methods and criteria: ``key=value`` texts as values of the kind that each takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import Tensor
 
-from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 
 WORDS = {
@@ -42,6 +39,17 @@ def pairs_of(options: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def values_of(owner: str, pairs: Mapping[str, str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Read every text as what its owner takes; without a kind, as what it looks like.
+
+    Examples
+    --------
+    >>> values_of("ig", {"n_steps": "16"}, {"n_steps": int})
+    {'n_steps': 16}
+    """
+    return {key: value_of(owner, key, text, kinds.get(key, Any)) for key, text in pairs.items()}
+
+
 def value_of(method: str, key: str, text: str, kind: Any) -> Any:
     """Read an option's text as what the method takes."""
     adapter = TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
@@ -61,6 +69,9 @@ def value_of(method: str, key: str, text: str, kind: Any) -> Any:
 
 def _kind(kind: Any) -> str:
     """Say in words what an option takes."""
+    if get_origin(kind) is Annotated:
+        kind, limit = get_args(kind)
+        return f"{_kind(kind)} of {limit.metadata[0].ge} or more"
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
@@ -86,23 +97,3 @@ def parsed(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def baseline_of(given: Any, preprocessing: Preprocessing) -> Any:
-    """Turn a grey level into what the network sees of it; ``"zero"`` is black."""
-    if given == "zero":
-        given = 0.0
-    if isinstance(given, str):
-        return given
-    if not 0 <= given <= 1:
-        raise DebrideError(
-            f"--option baseline={given} is no grey: give 0 (black) to 1 (white), zero, mean or blur"
-        )
-    return grey(given, preprocessing)
-
-
-def grey(level: float, preprocessing: Preprocessing) -> Tensor:
-    """Give a grey of 0 (black) to 1 (white) as the network sees it, (C, 1, 1) or (C, 1, 1, 1)."""
-    sides = [1] * len(preprocessing.spatial)
-    seen: Tensor = preprocessing.normaliser()(torch.full((preprocessing.channels, *sides), level))
-    return seen
