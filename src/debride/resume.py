@@ -38,7 +38,7 @@ class Best:
 
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back into the network."""
-        if self.epoch > 0:
+        if self.weights:
             model.load_state_dict(dict(self.weights))
 
 
@@ -50,9 +50,10 @@ class Progress:
     best: Best
 
     @classmethod
-    def start(cls, model: nn.Module) -> Progress:
-        """Give the state before the first epoch."""
-        return cls([], Best(0, -1.0, float("inf"), {}))
+    def start(cls, model: nn.Module, measured: tuple[float, float] | None = None) -> Progress:
+        """Give the state before the first epoch; where it was measured it is the best so far."""
+        best = Best(0, -1.0, float("inf"), {})
+        return cls([], best if measured is None else best.replaced(model, 0, *measured))
 
 
 def write_progress(
