@@ -157,6 +157,20 @@ def check_progress(folder: Path, settings: Mapping[str, Any]) -> bool:
     return True
 
 
+def kept_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of the unfinished training in a folder; None where there is none.
+
+    Raises
+    ------
+    DebrideError
+        When the file is damaged.
+    """
+    if not (folder / UNFINISHED).is_file():
+        return None
+    settings: dict[str, Any] = _read(folder, weights=False)[0]["settings"]
+    return settings
+
+
 def remove_progress(folder: Path) -> None:
     """Remove the state of a training, and its folder where nothing else is in it."""
     (folder / UNFINISHED).unlink(missing_ok=True)

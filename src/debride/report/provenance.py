@@ -9,7 +9,7 @@ from typing import Any
 
 _NAMES = frozenset({"skipped", "names", "files", "folder", "host", "hostname", "user", "cwd"})
 """Keys whose values name files, machines or people."""
-_FIGURES = frozenset({"history", "curve", "settings", "schema_version", "command"})
+_FIGURES = frozenset({"history", "curve", "finetuning", "settings", "schema_version", "command"})
 """Keys that the report shows in another place, or not at all."""
 
 

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from debride.config import Names, Words, flag_of, option
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
+from debride.settings.finetuning import FinetuneSettings
 
 BUDGETS = ("macs", "params", "bytes", "latency", "ratio")
 
@@ -54,7 +55,9 @@ class InspectSettings(NetworkSettings):
     )
 
 
-class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
+class PruneSettings(
+    FinetuneSettings, EvidenceSettings, OutputSettings, NetworkSettings, DataSettings
+):
     """Settings of ``debride prune``."""
 
     criterion: str = option(
@@ -233,12 +236,13 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         if not isinstance(values, dict) or values.get("from_") is None:
             return values
         own = {"from_", "at", "trust", "force", *OutputSettings.model_fields}
-        allowed = own | {*EvidenceSettings.model_fields}
+        tuning = {name for name in FinetuneSettings.model_fields if name.startswith("finetune")}
+        allowed = own | tuning | {*EvidenceSettings.model_fields}
         if more := [name for name in values if name not in allowed]:
             raise ValueError(
                 f"{flag_of(more[0])} cannot be given with --from: it is that of the search"
             )
-        stored = _searched(Path(values["from_"]), cls.model_fields.keys() - own)
+        stored = _searched(Path(values["from_"]), cls.model_fields.keys() - own - tuning)
         source = str(stored.get("model")).partition(":")[0]
         named = source in ("torchvision", "timm", "monai") or Path(str(stored["model"])).is_dir()
         if not named and not values.get("trust"):
@@ -285,7 +289,9 @@ def _searched(folder: Path, known: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if name in known}
 
 
-class ApplySettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
+class ApplySettings(
+    FinetuneSettings, EvidenceSettings, OutputSettings, NetworkSettings, DataSettings
+):
     """Settings of ``debride apply``."""
 
     plan: Path = option(
