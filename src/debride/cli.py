@@ -110,7 +110,8 @@ def _tuning_kept(settings: ApplySettings) -> str:
 def _steps_kept(settings: PruneSettings) -> str:
     if not any((settings.out / name).exists() for name in (UNFINISHED, UNFINISHED_POINTS)):
         return "no step was finished, nothing was written"
-    return f"what was finished is kept in {settings.out}; run the same command again to go on"
+    what = "steps and epochs are" if (settings.out / UNFINISHED).exists() else "steps are"
+    return f"the finished {what} kept in {settings.out}; run the same command again to go on"
 
 
 @command(DemoSettings, "Start here", epilog="Example: debride demo", interrupted=_demo_kept)

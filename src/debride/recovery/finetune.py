@@ -67,7 +67,7 @@ class FineTuning:
     features : float
         Weight of the distance from what the original's last layer reads.
     relevance : float
-        Weight of the distance from the original's heatmaps; a step takes about twice as long.
+        Weight of the distance from the original's heatmaps; a step takes about three times as long.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class FineTuning:
 
     epochs: int | None = None
     minutes: float | None = None
-    rate: float = 2e-4
+    rate: float = 5e-4
     temperature: float = 2.0
     labels: float = 0.0
     features: float = 0.0

@@ -31,11 +31,11 @@ class FinetuneSettings(Settings):
         gt=0,
     )
     finetune_lr: float = option(
-        2e-4,
+        5e-4,
         "Highest learning rate (warm-up, then cosine).",
         panel=PANEL,
         metavar="RATE",
-        shown="0.0002",
+        shown="0.0005",
         gt=0,
     )
     finetune_temperature: float = option(
