@@ -35,6 +35,7 @@ from debride.provenance import Stopwatch
 from debride.pruning import STEPS
 from debride.pruning import prune as cut_in_steps
 from debride.recovery import begin
+from debride.reference import check_strategy
 from debride.relevance.rules import rule_set
 from debride.report import render
 from debride.reporting import names_of
@@ -141,6 +142,7 @@ def prune(settings: PruneSettings) -> None:
     watch = Stopwatch()
     check_free(settings.out, settings.overwrite, settings.model)
     check_criterion(settings.criterion)
+    check_strategy(settings.reference_strategy)
     rule_set(settings.rules)
     asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
@@ -160,6 +162,12 @@ def prune(settings: PruneSettings) -> None:
     searching = settings.max_drop is not None or settings.max_drift is not None
     if done:
         screens.say("resuming", f"the {screens.plural(done, 'step')} kept in {settings.out}")
+    with watch.part("reference"):
+        chosen = job.choose(
+            settings.reference,
+            strategy=settings.reference_strategy,
+            correct_only=settings.reference_correct,
+        )
     steps: Iterable[int] = count() if searching else range(settings.steps or STEPS)
     bar = track(steps, "searching" if searching else "pruning")
 
@@ -170,7 +178,7 @@ def prune(settings: PruneSettings) -> None:
     with watch.part("pruning"), contextlib.closing(bar):
         pruned = cut_in_steps(
             job.network.model,
-            job.reference(settings.reference),
+            job.reference(chosen),
             job.batches("val"),
             criterion=settings.criterion,
             rules=settings.rules,
@@ -189,6 +197,7 @@ def prune(settings: PruneSettings) -> None:
     if pruned.curve is not None:
         screens.show_curve(pruned.curve)
     results = {
+        "reference": dataclasses.asdict(chosen),
         "history": [dataclasses.asdict(record) for record in pruned.history],
         **told(pruned.finetuned, settings.metric or _metric(job)),
     }

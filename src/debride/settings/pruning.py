@@ -214,6 +214,19 @@ class PruneSettings(
         metavar="INTEGER",
         ge=1,
     )
+    reference_strategy: str = option(
+        "random",
+        "Which: random, most_confident, least_confident, clustered (medoids of the network's "
+        "features), prototypical (nearest to their class's mean) or by_group (every patient).",
+        panel="Cutting",
+        metavar="NAME",
+    )
+    reference_correct: bool = option(
+        False,
+        "Only images that the network classifies right.",
+        panel="Cutting",
+        metavar="",
+    )
     recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "least_squares",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
