@@ -39,7 +39,7 @@ def test_a_fine_tuned_network_says_how_it_came_about(base: Path, say: Say) -> No
     run = _run("tuned")
     tuned = run["finetuning"]
     assert [epoch["epoch"] for epoch in tuned["history"]] == [1, 2, 3]
-    assert run["settings"]["finetune_lr"] == 0.01
+    assert run["settings"]["finetune_lr"] == tuned["settings"]["rate"] == 0.01
     assert run["seconds"]["pruning"] > 0
     assert tuned["before"] == run["history"][-1]["after_recovery"]
     assert tuned["after"] == pytest.approx(run["validation"]["model"])

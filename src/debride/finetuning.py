@@ -108,4 +108,4 @@ def told(tuned: FineTuned | None, metric: str) -> dict[str, Any]:
     if not tuned.kept:
         came = "the result would break the floor of the search: the network stays as it was"
     screens.say("finetuned", came)
-    return {"finetuning": {**dataclasses.asdict(tuned), "metric": metric}}
+    return {"finetuning": dataclasses.asdict(tuned)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from debride import prune
 from debride.drift import Drift
 from debride.errors import DebrideError
 from debride.learning import EpochRecord
@@ -262,3 +264,27 @@ def test_data_that_cannot_be_learned_from() -> None:
     with pytest.raises(DebrideError, match="give a lower learning rate"):
         case.tune(data=[_images(4, 1) * float("nan")])
     assert before.keys() == _state(case.small).keys()
+
+
+def test_pruning_ends_with_it(tmp_path: Path) -> None:
+    case = Case()
+    cut: dict[str, Any] = {"ratio": 0.5, "steps": 1, "recovery": None, "evidence": False}
+    plain = prune(case.net, case.train, case.judge.data, **cut)
+    tuning = FineTuning(epochs=6, rate=0.01)
+    unlabelled = [images for images, _ in case.train]
+    tuned = prune(
+        case.net, case.train, case.judge.data, **cut, finetune=tuning, finetune_data=unlabelled
+    )
+    assert plain.finetuned is None
+    assert tuned.finetuned is not None
+    assert tuned.finetuned.settings == tuning
+    assert tuned.plan == plain.plan
+    before, after = case.judge.measured(plain.model), case.judge.measured(tuned.model)
+    assert (tuned.finetuned.before, tuned.finetuned.after) == (before[0], after[0])
+    assert after[1] < 0.5 * before[1]
+    short = prune(case.net, case.train, case.judge.data, **cut, finetune=1)
+    assert short.finetuned is not None
+    assert short.finetuned.settings == FineTuning(epochs=1)
+    tuned.save(tmp_path / "tuned")
+    run = json.loads((tmp_path / "tuned/run.json").read_text())
+    assert [epoch["epoch"] for epoch in run["finetuning"]["history"]] == [1, 2, 3, 4, 5, 6]

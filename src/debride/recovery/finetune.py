@@ -110,6 +110,7 @@ class FineTuned:
 
     Attributes
     ----------
+    settings : FineTuning
     history : tuple of EpochRecord
     best_epoch : int
         Whose weights the network holds; 0 where none was better than before.
@@ -121,6 +122,7 @@ class FineTuned:
         False where a search's floor would have been broken, and the network is as it was before.
     """
 
+    settings: FineTuning
     history: tuple[EpochRecord, ...]
     best_epoch: int
     before: float
@@ -230,9 +232,8 @@ def finetune(
             measured=before,
             on_epoch=on_epoch,
         )
-    return FineTuned(
-        result.history, result.best_epoch, before[0], result.best_metric, epochs, steps
-    )
+    after = result.best_metric
+    return FineTuned(settings, result.history, result.best_epoch, before[0], after, epochs, steps)
 
 
 def fitting(seconds: float, batches: int, each: float, validating: float) -> tuple[int, int]:
