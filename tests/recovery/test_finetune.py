@@ -132,7 +132,7 @@ def test_where_no_epoch_is_better_the_network_stays_as_it_was() -> None:
 
 def test_everything_else_stays_as_it_was() -> None:
     case = Case()
-    case.net.train()
+    case.net.train().to(memory_format=torch.channels_last)
     case.net.get_parameter("one.bias").requires_grad_(False)
     original, state = _state(case.net), torch.get_rng_state()
     case.tune(epochs=1, features=0.5, relevance=0.5, labels=0.5)
@@ -141,6 +141,8 @@ def test_everything_else_stays_as_it_was() -> None:
     frozen = [n for n, p in case.net.named_parameters() if not p.requires_grad]
     assert frozen == ["one.bias"]
     assert all(p.grad is None for p in case.net.parameters())
+    kernels = case.net.get_parameter("two.weight")
+    assert kernels.is_contiguous(memory_format=torch.channels_last)
     for model in (case.net, case.small):
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
     assert torch.equal(state, torch.get_rng_state())

@@ -193,12 +193,12 @@ def finetune(
     check_repeatable(data=data)
     place = torch.device(device) if device is not None else next(model.parameters()).device
     where = None if folder is None else Path(folder)
-    with ExitStack() as stack:
-        for entered in (undisturbed(original), placed(original, place)):
-            stack.enter_context(entered)
+    if next(original.parameters()).device != place:
+        original = copy.deepcopy(original).to(place)
+    with undisturbed(original), ExitStack() as stack:
         original.eval().requires_grad_(False)
         batches = batches_in(model, data)
-        loss = _loss(model, original, data, settings, task, groups, place, stack)
+        loss = _loss(original, data, settings, task, groups, place, stack)
         lesson = Lesson(
             lambda images, labels: loss(model, images, labels),
             lambda: measure(model),
@@ -258,7 +258,6 @@ def fitting(seconds: float, batches: int, each: float, validating: float) -> tup
 
 
 def _loss(
-    model: nn.Module,
     original: nn.Module,
     data: Iterable[Any],
     settings: FineTuning,
@@ -267,7 +266,7 @@ def _loss(
     place: torch.device,
     stack: ExitStack,
 ) -> Loss:
-    """Make the loss of a batch; `stack` ends the looking into both networks."""
+    """Make the loss of a batch; `stack` ends the looking into the original."""
     from_labels = None
     example = unpack(next(iter(data)))[0][:1].to(place)
     if settings.labels > 0:
