@@ -98,8 +98,8 @@ class Moments:
         Returns
         -------
         Tensor
-            (O, K) float64, W_l C_lk (C_kk + λI)⁻¹. Where only N samples are held, the same by way
-            of their (N, N) products: W_l X_lᵀ (X_k X_kᵀ + NλI)⁻¹ X_k.
+            (O, K) float64, W_l C_lk (C_kk + λI)⁻¹. Where only N samples are held, the same by
+            way of their (N, N) products: W_l X_lᵀ (X_k X_kᵀ + NλI)⁻¹ X_k.
         """
         tiny = torch.finfo(torch.float32).tiny
         if self._products is None:
