@@ -1,5 +1,6 @@
 """The programs in examples/ and the code in docs/extending.md run, and do what they say."""
 
+import copy
 import re
 import runpy
 from pathlib import Path
@@ -41,7 +42,12 @@ def test_extensions_of_the_docs_work_together() -> None:
     from debride.models.attention import registry as attention
     from debride.models.spec import ModelSpec, build
     from debride.planning.groups import find_groups
+    from debride.recovery import begin
+    from debride.recovery import registry as recoveries
+    from debride.reference import choose
+    from debride.reference import registry as strategies
     from debride.relevance.rules import RuleSet, make_rule
+    from debride.surgery.removal import narrow
 
     text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
@@ -60,6 +66,17 @@ def test_extensions_of_the_docs_work_together() -> None:
         )
         assert float(one.sum()) > 0
         assert not torch.allclose(one, two)
+        batches = [(images, torch.tensor([0, 1]))]
+        chosen = choose(
+            model, batches, 1, task="multiclass", classes=source.classes, strategy="borderline"
+        )
+        assert chosen.indices == (0, 1)
+        cut = [group.planned([0, 1, 2]) for group in find_groups(model, images).groups]
+        small = copy.deepcopy(model)
+        narrow(small, cut)
+        weight = small[6].weight.clone()
+        begin("scaled", model, cut, [images])(small, cut)
+        assert torch.equal(small[6].weight, 2 * weight)
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules="my_composite")
         assert abs(found.delta) < 1e-4
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), method="contrast", floor=0.1)
@@ -76,6 +93,8 @@ def test_extensions_of_the_docs_work_together() -> None:
         assert not found.unknown
     finally:
         registry._OPENERS.pop("stripes", None)
+        strategies._STRATEGIES.pop("borderline", None)
+        recoveries._RECOVERIES.pop("scaled", None)
 
 
 class Step(nn.Module):

@@ -6,7 +6,7 @@ Examples
 --------
 >>> import debride
 >>> sorted(debride.__all__)[:4]
-['DebrideError', 'apply', 'attribute', 'evaluate']
+['DebrideError', 'FineTuning', 'apply', 'attribute']
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from debride.evidence import evaluate
     from debride.planning.make import plan
     from debride.pruning import prune
+    from debride.recovery.finetune import FineTuning
     from debride.relevance.methods import attribute
     from debride.surgery.removal import apply
 
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DebrideError",
+    "FineTuning",
     "apply",
     "attribute",
     "evaluate",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FineTuning": "debride.recovery.finetune",
     "apply": "debride.surgery.removal",
     "attribute": "debride.relevance.methods",
     "evaluate": "debride.evidence",

@@ -101,10 +101,17 @@ def _epochs_kept(settings: TrainSettings) -> str:
     return f"the finished epochs are kept in {settings.out}; run the same command again to go on"
 
 
+def _tuning_kept(settings: ApplySettings) -> str:
+    if not (settings.out / UNFINISHED).exists():
+        return "nothing was written"
+    return f"the finished epochs are kept in {settings.out}; run the same command again to go on"
+
+
 def _steps_kept(settings: PruneSettings) -> str:
-    if not (settings.out / UNFINISHED_POINTS).exists():
+    if not any((settings.out / name).exists() for name in (UNFINISHED, UNFINISHED_POINTS)):
         return "no step was finished, nothing was written"
-    return f"the finished steps are kept in {settings.out}; run the same command again to go on"
+    what = "steps and epochs are" if (settings.out / UNFINISHED).exists() else "steps are"
+    return f"the finished {what} kept in {settings.out}; run the same command again to go on"
 
 
 @command(DemoSettings, "Start here", epilog="Example: debride demo", interrupted=_demo_kept)
@@ -171,6 +178,7 @@ def prune(settings: PruneSettings) -> None:
     "Work",
     epilog="Example: debride apply --plan runs/half/plan.json --model runs/base "
     "--data scans/ --out runs/again",
+    interrupted=_tuning_kept,
 )
 def apply(settings: ApplySettings) -> None:
     """Apply a plan (which may have been edited by hand) to a checkpoint."""
@@ -198,7 +206,7 @@ def export(settings: ExportSettings) -> None:
 )
 def evaluate(settings: EvaluateSettings) -> None:
     """Measure a network, alone or beside the one it was cut from."""
-    from debride.workflow import evaluate as work
+    from debride.evaluating import evaluate as work
 
     work(settings)
 

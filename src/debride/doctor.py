@@ -33,7 +33,7 @@ def run(settings: DoctorSettings) -> None:
     job = open_job(settings)
     screens.show_job(job)
     model, device = job.network.model, job.network.device
-    images, _ = unpack(next(iter(job.reference(REFERENCE))))
+    images, _ = unpack(next(iter(job.reference(job.choose(REFERENCE)))))
     images = images.to(device)
     macs = macs_by_module(model, images)
     screens.say("costs", f"{screens.amount(sum(macs.values()))} MACs per image")

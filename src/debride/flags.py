@@ -21,6 +21,7 @@ PANELS = (
     "Budget (one of these)",
     "Search, instead of a budget",
     "Cutting",
+    "Fine-tuning",
     "Evidence",
     "Export",
     "Run",

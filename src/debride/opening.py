@@ -14,7 +14,7 @@ from torch import nn
 
 from debride.artifact.bundle import Bundle, read_bundle
 from debride.data.images import ImageSource, open_images
-from debride.data.loading import loader, sample
+from debride.data.loading import loader
 from debride.data.preprocessing import Preprocessing, check_size, measure_normalisation
 from debride.errors import DebrideError
 from debride.evidence.evidence import Task
@@ -23,6 +23,7 @@ from debride.models.outputs import logits, task_of
 from debride.models.plain import check_plain
 from debride.models.spec import ModelSpec, build
 from debride.models.state import undisturbed
+from debride.reference import Chosen, choose
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -69,12 +70,27 @@ class Job:
         choices = {"batch_size": self.batch_size, "seed": self.seed, **choices}
         return loader(self.source, split, self.network.preprocessing, **choices)
 
-    def reference(self, per_class: int) -> DataLoader[Any]:
+    def choose(self, per_class: int, **choices: Any) -> Chosen:
+        """Choose the training images that scores are computed on; see `debride.reference`."""
+        records = self.source.splits["train"]
+        return choose(
+            self.network.model,
+            self.batches("train"),
+            per_class,
+            task=self.task,
+            classes=self.source.classes,
+            labels=[record.label for record in records],
+            groups=[record.group for record in records],
+            seed=self.seed,
+            device=self.network.device,
+            **choices,
+        )
+
+    def reference(self, chosen: Chosen) -> DataLoader[Any]:
         """Give the sample of training images that scores are computed on."""
-        chosen = sample(self.source, "train", per_class, seed=self.seed)
         fitting = EXPLAINED_PIXELS // math.prod(self.network.preprocessing.spatial)
         size = min(self.batch_size, max(1, fitting))
-        return self.batches("train", indices=chosen, batch_size=size)
+        return self.batches("train", indices=chosen.indices, batch_size=size)
 
     def recalibration(self) -> DataLoader[Any]:
         """Give up to 1024 training images, drawn at random."""

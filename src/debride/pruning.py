@@ -18,6 +18,7 @@ from debride.data.batches import check_repeatable, unpack
 from debride.drift import Drift
 from debride.errors import DebrideError
 from debride.evidence import Evidence, evaluate
+from debride.learning import EpochRecord
 from debride.models.outputs import Task
 from debride.planning.budgets import cost_model
 from debride.planning.fitting import lowest_share
@@ -30,6 +31,8 @@ from debride.planning.ranking import check_ranking, ranked_together
 from debride.planning.search import Curve, Descent, Search, StepRecord, read_floor
 from debride.points import Points
 from debride.recovery import begin, check_recovery, tries
+from debride.recovery.finetune import FineTuned, FineTuning
+from debride.recovery.finetune import finetune as learn_from
 from debride.relevance.rules import rule_set
 from debride.stepping import CANDIDATES, Stepper, record_of
 from debride.timing import stopwatch
@@ -57,6 +60,7 @@ class Pruned:
         The choices that made it.
     curve : Curve or None
         All that a search visited.
+    finetuned : FineTuned or None
     """
 
     model: nn.Module
@@ -65,6 +69,7 @@ class Pruned:
     history: tuple[StepRecord, ...]
     settings: dict[str, Any]
     curve: Curve | None = None
+    finetuned: FineTuned | None = None
 
     def save(self, folder: str | Path) -> None:
         """Write the network, its plan and its evidence to a folder that `debride.load` reads."""
@@ -100,6 +105,8 @@ def prune(
     latency_table: str | Path | None = None,
     recovery: str | None = "least_squares",
     recovery_data: Iterable[Any] | None = None,
+    finetune: FineTuning | int | None = None,
+    finetune_data: Iterable[Any] | None = None,
     task: Task | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -107,6 +114,7 @@ def prune(
     folder: str | Path | None = None,
     recorded: Mapping[str, Any] | None = None,
     on_step: Callable[[StepRecord], None] = lambda _: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None,
 ) -> Pruned:
     """Cut a network down to a budget, or as far as a floor allows, scoring what is left each time.
 
@@ -166,6 +174,12 @@ def prune(
         It is kept where the outputs are nearer to the original's with it.
     recovery_data : iterable, optional
         Re-iterable training images for that, without need of labels; `reference` by default.
+    finetune : FineTuning or int, optional
+        How the network is trained at the end, or for how many epochs. A search that its result
+        would break the floor of keeps the network as it was before.
+    finetune_data : iterable, optional
+        Re-iterable training images for that, shuffled, labelled if labels have a weight;
+        `recovery_data` by default.
     task : str, optional
         ``"multiclass"``, ``"binary"`` or ``"multilabel"``; read off the outputs by default.
     seed : int
@@ -179,8 +193,8 @@ def prune(
         there goes on, and ends as if it had not been, until a network is saved to the folder.
     recorded : mapping, optional
         Further settings, kept with the steps: who goes on must give the same.
-    on_step : callable
-        Called with each `StepRecord` as soon as it is known.
+    on_step, on_epoch : callable
+        Called with each `StepRecord`, and `EpochRecord` of fine-tuning, as soon as it is known.
 
     Raises
     ------
@@ -197,7 +211,11 @@ def prune(
     >>> small.plan.macs_kept < 0.51
     True
     """
-    check_repeatable(reference=reference, validation=validation, recovery_data=recovery_data)
+    check_repeatable(
+        reference=reference, validation=validation, recovery_data=recovery_data,
+        finetune_data=finetune_data,
+    )  # fmt: skip
+    tuning = FineTuning(epochs=finetune) if isinstance(finetune, int) else finetune
     budgets = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "ratio": ratio}
     floors = read_floor(max_drop, max_drift, metric, confidence, budgets)
     kind, kept = read_budget(**budgets) if floors is None else ("macs", 1.0)
@@ -273,23 +291,35 @@ def prune(
                         seed=seed + move.start + 1, device=place, **(options or {}),
                     )  # fmt: skip
                 scored = move.start, scores
-            nearest = stepper.best(current, groups, scored[1].values, move)
-        record = record_of(nearest, len(points.records), move.start, costs)
+            best = stepper.best(current, groups, scored[1].values, move)
+        record = record_of(best, len(points.records), move.start, costs)
         if floors is not None and drift is not None:
             with _timed(now, points.seconds, "attribution"):
-                drifted = drift(nearest.model)
-            bound = judge.drop_bound(nearest.outputs, confidence)
+                drifted = drift(best.model)
+            bound = judge.drop_bound(best.outputs, confidence)
             good = floors.holds(bound, drifted)
             record = replace(record, drop_bound=bound, drift=drifted, good=good)
         spent = now() - points.seconds["attribution"] - begun
         points.seconds["search"] = points.seconds.get("search", 0.0) + spent
-        add(record, nearest.model, nearest.groups)
+        add(record, best.model, best.groups)
         on_step(record)
     chosen = walk.chosen(points.records)
     if floors is not None and chosen.step == 0:
         points.discard()
         raise DebrideError(floors.refusal(points.records, judge.measure, len(judge.labels)))
     current, groups = points.network(chosen.step)
+    tuned: FineTuned | None = None
+    if tuning is not None:
+        repaired, current = current, copy.deepcopy(current)
+        tuned = learn_from(
+            current, original, repair_data if finetune_data is None else finetune_data,
+            judge.measured, tuning, task=judge.task, groups=groups, seed=seed, device=place,
+            folder=folder, recorded={**settings, **(recorded or {})}, on_epoch=on_epoch,
+        )  # fmt: skip
+        if floors is not None and drift is not None:
+            bound = judge.drop_bound(judge.outputs(current), confidence)
+            if not floors.holds(bound, drift(current)):
+                current, tuned = repaired, replace(tuned, kept=False)
     settings["reference_images"] = sum(len(unpack(batch)[0]) for batch in reference)
     if goal.clock is not None:
         settings["measured_latency"] = asdict(goal.clock.share(current))
@@ -305,7 +335,7 @@ def prune(
     if floors is not None:
         curve = Curve(points.records, chosen.step, judge.measure, floors, dict(points.seconds))
     plan = finish(original, groups, example, settings)
-    return Pruned(current, plan, measured, points.records, settings, curve)
+    return Pruned(current, plan, measured, points.records, settings, curve, tuned)
 
 
 @contextlib.contextmanager

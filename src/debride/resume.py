@@ -38,7 +38,7 @@ class Best:
 
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back into the network."""
-        if self.epoch > 0:
+        if self.weights:
             model.load_state_dict(dict(self.weights))
 
 
@@ -50,9 +50,10 @@ class Progress:
     best: Best
 
     @classmethod
-    def start(cls, model: nn.Module) -> Progress:
-        """Give the state before the first epoch."""
-        return cls([], Best(0, -1.0, float("inf"), {}))
+    def start(cls, model: nn.Module, measured: tuple[float, float] | None = None) -> Progress:
+        """Give the state before the first epoch; where it was measured it is the best so far."""
+        best = Best(0, -1.0, float("inf"), {})
+        return cls([], best if measured is None else best.replaced(model, 0, *measured))
 
 
 def write_progress(
@@ -154,6 +155,20 @@ def check_progress(folder: Path, settings: Mapping[str, Any]) -> bool:
         return False
     _same_settings(folder, _read(folder, weights=False)[0]["settings"], settings)
     return True
+
+
+def kept_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of the unfinished training in a folder; None where there is none.
+
+    Raises
+    ------
+    DebrideError
+        When the file is damaged.
+    """
+    if not (folder / UNFINISHED).is_file():
+        return None
+    settings: dict[str, Any] = _read(folder, weights=False)[0]["settings"]
+    return settings
 
 
 def remove_progress(folder: Path) -> None:

@@ -17,6 +17,10 @@ from debride.models.state import undisturbed
 from debride.timing import stopwatch
 
 
+class NotFiniteError(DebrideError):
+    """An output that is infinite or not a number."""
+
+
 class Validation:
     """The validation images, and the original network's outputs on them.
 
@@ -68,6 +72,14 @@ class Validation:
         """Return the metric of a network's outputs."""
         return float(measure(self.measure, outputs, self.labels, self.task)[0])
 
+    def measured(self, model: nn.Module) -> tuple[float, float]:
+        """Return metric and divergence; 0 and not a number where an output is not finite."""
+        try:
+            outputs = self.outputs(model)
+        except NotFiniteError:
+            return 0.0, float("nan")
+        return self.metric(outputs), self.divergence(outputs)
+
     def drop_bound(self, outputs: Tensor, confidence: float) -> float:
         """Return what the drop of the metric from the original's does not exceed."""
         return drop_bound(
@@ -98,5 +110,5 @@ class Validation:
             raise DebrideError("the validation data are empty: give at least one image")
         joined = torch.cat(scores)
         if not bool(torch.isfinite(joined).all()):
-            raise DebrideError("the network gives outputs that are not finite: check its weights")
+            raise NotFiniteError("the network gives outputs that are not finite: check its weights")
         return joined, torch.cat(truth)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from debride import provenance, screens
-from debride.artifact.bundle import read_bundle, write_bundle, write_findings
+from debride.artifact.bundle import write_bundle
 from debride.checks import Check, check
 from debride.criteria import check_criterion, criterion_options
 from debride.data.batches import unpack
@@ -20,6 +20,9 @@ from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
 from debride.files import UNFINISHED_POINTS, check_free
+from debride.finetuning import tell as tell_epoch
+from debride.finetuning import told, training_images, tune, tuning_of
+from debride.learning import EpochRecord
 from debride.metrics import read_metric
 from debride.opening import Job, open_job
 from debride.options import pairs_of, values_of
@@ -33,13 +36,15 @@ from debride.provenance import Stopwatch
 from debride.pruning import STEPS
 from debride.pruning import prune as cut_in_steps
 from debride.recovery import begin
+from debride.reference import check_strategy
 from debride.relevance.rules import rule_set
 from debride.report import render
 from debride.reporting import names_of
 from debride.resume import check_progress
 from debride.reviewing.showing import open_plan
+from debride.settings.finetuning import FinetuneSettings
 from debride.surgery.removal import apply as cut
-from debride.training import DEFAULT_RATE, EpochRecord
+from debride.training import DEFAULT_RATE
 from debride.training import train as fit
 from debride.visited import curve_files, take
 
@@ -47,7 +52,6 @@ if TYPE_CHECKING:
     from debride.config import Settings
     from debride.settings import (
         ApplySettings,
-        EvaluateSettings,
         PruneSettings,
         TrainSettings,
     )
@@ -56,8 +60,11 @@ _RESUMED = set(
     "epochs seed batch_size validation classes image_size resize crop channels mean std".split()
 )
 """Settings that must be the same where a training goes on."""
-_NOT_COMPARED = set("out overwrite explain speed show_names force trust device from_ at".split())
-"""Settings that may be others where a pruning goes on."""
+_NOT_COMPARED = {
+    *"out overwrite explain speed show_names force trust device from_ at".split(),
+    *(name for name in FinetuneSettings.model_fields if name.startswith("finetune")),
+}
+"""Settings that may be others where a pruning goes on; fine-tuning compares its own."""
 _PASSED_ON = (
     "macs params bytes latency latency_table ratio max_drop max_drift confidence steps ranking "
     "normalise floor round_to protect residual_width recovery seed"
@@ -138,6 +145,7 @@ def prune(settings: PruneSettings) -> None:
     pairs = pairs_of(settings.option)
     check_criterion(settings.criterion, pairs)
     options = values_of(settings.criterion, pairs, criterion_options(settings.criterion) or {})
+    check_strategy(settings.reference_strategy)
     rule_set(settings.rules)
     asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
@@ -150,11 +158,19 @@ def prune(settings: PruneSettings) -> None:
     if settings.from_ is not None and settings.at is not None:
         taken = take(settings.from_, settings.at, job.network.model)
         screens.show_curve(taken.curve)
-        _finish("prune", settings, watch, job, before, taken.model, taken.plan, taken.curve)
+        recorded = {**asked, "from": str(settings.from_), "at": settings.at}
+        tuned = _tuned(settings, watch, job, taken.model, taken.plan, recorded)
+        _finish("prune", settings, watch, job, before, taken.model, taken.plan, taken.curve, tuned)
         return
     searching = settings.max_drop is not None or settings.max_drift is not None
     if done:
         screens.say("resuming", f"the {screens.plural(done, 'step')} kept in {settings.out}")
+    with watch.part("reference"):
+        chosen = job.choose(
+            settings.reference,
+            strategy=settings.reference_strategy,
+            correct_only=settings.reference_correct,
+        )
     steps: Iterable[int] = count() if searching else range(settings.steps or STEPS)
     bar = track(steps, "searching" if searching else "pruning")
 
@@ -165,7 +181,7 @@ def prune(settings: PruneSettings) -> None:
     with watch.part("pruning"), contextlib.closing(bar):
         pruned = cut_in_steps(
             job.network.model,
-            job.reference(settings.reference),
+            job.reference(chosen),
             job.batches("val"),
             criterion=settings.criterion,
             options=options,
@@ -173,16 +189,23 @@ def prune(settings: PruneSettings) -> None:
             **{name: getattr(settings, name) for name in _PASSED_ON},
             metric=metric,
             recovery_data=job.recalibration(),
+            finetune=tuning_of(settings),
+            finetune_data=training_images(job),
             task=job.task,
             evidence=False,  # measured on the test images, once, at the end
             folder=settings.out,
             recorded={**asked, "images": job.source.fingerprint()},
             on_step=tell,
+            on_epoch=tell_epoch(settings.metric or _metric(job)),
         )
     if pruned.curve is not None:
         screens.show_curve(pruned.curve)
-    history = {"history": [dataclasses.asdict(record) for record in pruned.history]}
-    _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, pruned.curve, history)
+    results = {
+        "reference": dataclasses.asdict(chosen),
+        "history": [dataclasses.asdict(record) for record in pruned.history],
+        **told(pruned.finetuned, settings.metric or _metric(job)),
+    }
+    _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, pruned.curve, results)
 
 
 def apply(settings: ApplySettings) -> None:
@@ -206,7 +229,23 @@ def apply(settings: ApplySettings) -> None:
         model = cut(job.network.model, plan)
         original, images = job.network.model, job.recalibration()
         begin(settings.recovery, original, plan.groups, images)(model, plan.groups)
-    _finish("apply", settings, watch, job, before, model, plan)
+    asked = settings.model_dump(mode="json", exclude={*_NOT_COMPARED, "plan"})
+    results = _tuned(settings, watch, job, model, plan, asked)
+    _finish("apply", settings, watch, job, before, model, plan, results=results)
+
+
+def _tuned(
+    settings: PruneSettings | ApplySettings,
+    watch: Stopwatch,
+    job: Job,
+    model: nn.Module,
+    plan: Plan,
+    recorded: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Fine-tune in place, if that is asked for; return what goes into ``run.json``."""
+    with watch.part("fine-tuning"):
+        tuned = tune(settings, job, model, plan, metric=_metric(job), recorded=recorded)
+    return told(tuned, _metric(job))
 
 
 def _finish(
@@ -251,60 +290,6 @@ def _finish(
         )
     _done(settings.out / "report.html")
     screens.say("use it", f"python {settings.out / 'predict.py'} IMAGE")
-
-
-def evaluate(settings: EvaluateSettings) -> None:
-    """Measure a network on a split, alone or beside its original."""
-    watch = Stopwatch()
-    if settings.out is not None:
-        if (settings.out / "model.json").exists():
-            raise DebrideError(f"'{settings.out}' holds a run: give --out another folder")
-        check_free(settings.out, overwrite=True)
-    job = open_job(settings)
-    screens.show_job(job)
-    split = settings.split
-    if not job.source.splits.get(split):
-        there = ", ".join(name for name, records in job.source.splits.items() if records)
-        raise DebrideError(f"'{job.source.name}' has no {split} images: give --split {there}")
-    original = None
-    if settings.original is not None:
-        other = read_bundle(settings.original, trust=settings.trust, device=job.network.device)
-        if other.classes != job.source.classes:
-            raise DebrideError(
-                f"'{settings.original}' decides between {', '.join(other.classes)}, "
-                f"'{settings.model}' between {', '.join(job.source.classes)}: "
-                "compare networks of the same classes"
-            )
-        if other.preprocessing != job.network.preprocessing:
-            raise DebrideError(
-                f"'{settings.original}' wants its images prepared in another way than "
-                f"'{settings.model}': compare networks that see the same images"
-            )
-        original = other.model
-    with watch.part("evidence"):
-        evidence = measure_evidence(
-            job.network.model,
-            job.batches(split),
-            original=original,
-            task=job.task,
-            classes=job.source.classes,
-            split=split,
-            explain=settings.explain,
-            speed=settings.speed,
-            rules=settings.rules,
-            seed=settings.seed,
-        )
-    screens.show_evidence(evidence, names=("original", "network"))
-    if settings.out is None:
-        return
-    parent = job.network.parent
-    plan = parent.plan if parent is not None else None
-    history = {"history": parent.run["history"]} if parent and "history" in parent.run else {}
-    run = _run("evaluate", settings, watch, job, history)
-    names = names_of(job.source, split) if settings.show_names else None
-    html = render(run, evidence, plan, show_names=settings.show_names, names=names)
-    write_findings(settings.out, plan=plan, run=run, evidence=evidence, report_html=html)
-    _done(settings.out / "report.html")
 
 
 def _whole(job: Job) -> None:

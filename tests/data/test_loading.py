@@ -47,6 +47,10 @@ def test_epochs_differ_and_repeat_with_the_seed(source: ImageSource) -> None:
     resumed = loader(source, "train", P, shuffle=True, augment=True, seed=7)
     resumed.sampler.epoch = 1  # type: ignore[attr-defined]
     torch.testing.assert_close(images_of(resumed), second, rtol=0, atol=0)
+    resumed.sampler.epoch = 0  # type: ignore[attr-defined]
+    next(iter(resumed))  # an epoch that is left halfway and begun again is the same
+    resumed.sampler.epoch = 0  # type: ignore[attr-defined]
+    torch.testing.assert_close(images_of(resumed), first, rtol=0, atol=0)
 
 
 def test_without_shuffle_and_augmentation_epochs_are_equal(source: ImageSource) -> None:

@@ -187,6 +187,12 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4), nn.LayerNorm(4)),
         (6, 4),
     ),
+    "group norm over what is cut": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 16, 3), nn.GroupNorm(1, 16), nn.ReLU(), nn.Conv2d(16, 3, 3),
+        ),
+        (2, 8, 8),
+    ),
 }  # fmt: skip
 
 

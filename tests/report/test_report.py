@@ -206,3 +206,26 @@ def test_a_speed_that_is_within_the_noise_is_said_to_be_so(run, evidence):
     assert words not in render(run, evidence)
     evidence.speed["batches"][0]["speedup_q25"] = 0.97
     assert words in render(run, evidence)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "went from 88.5% to 91.0%, in epoch 2, whose weights it has"),
+        ({"best_epoch": 0, "after": 0.885}, "No epoch was better on the validation split than 88"),
+        ({"kept": False}, "The result would have broken the floor of the search"),
+    ],
+)
+def test_fine_tuning_is_told_as_it_was(run, evidence, plan, changes, words):
+    epoch = {"loss": 0.05, "validation_loss": 0.012, "metric": 0.91, "rate": 0.0, "seconds": 2.0}
+    tuned = {
+        "settings": {"epochs": 6}, "history": [{"epoch": k, **epoch} for k in (1, 2)],
+        "best_epoch": 2, "before": 0.885, "after": 0.91, "epochs": 6, "steps": 8, "kept": True,
+    }  # fmt: skip
+    html = render({**run, "finetuning": {**tuned, **changes}}, evidence, plan)
+    Structure(html)
+    told = " ".join(re.sub("<[^>]+>", " ", html).replace("\u202f", "").split())
+    assert "How it was fine-tuned" in told
+    assert "for 2 epochs of at most 6" in told
+    assert words in told
+    assert "How it was fine-tuned" not in render(run, evidence, plan)

@@ -255,6 +255,8 @@ def save(pruned: Pruned, folder: str | Path) -> None:
     visited = Path(folder) / UNFINISHED_POINTS
     if pruned.curve is not None:
         run["curve"] = pruned.curve.to_dict()
+    if pruned.finetuned is not None:
+        run["finetuning"] = dataclasses.asdict(pruned.finetuned)
     write_bundle(
         folder,
         pruned.model,

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from debride.errors import DebrideError
 from debride.models.registry import first_line
@@ -74,13 +75,16 @@ def write_tensors(model: nn.Module, path: Path) -> Layout:
 def read_tensors(model: nn.Module, path: Path, layout: Layout) -> None:
     """Give a network built on the meta device the tensors that `write_tensors` wrote.
 
+    A linear layer or convolution without a bias may have got one.
+
     Raises
     ------
     DebrideError
         When the file is damaged, or its tensors are not the network's.
     """
-    expected = dict(_all_tensors(model))
     given = _read(path)
+    _add_biases(model, given)
+    expected = dict(_all_tensors(model))
     for alias, name in layout.tied.items():
         if alias in given or name not in given:
             raise DebrideError(f"'{path}': the tensors '{alias}' and '{name}' cannot be one")
@@ -165,6 +169,19 @@ def _opened(path: Path) -> Iterator[Any]:
             f"'{path}' is not a valid safetensors file ({first_line(error)}): "
             "copy the folder again from where it was made"
         ) from None
+
+
+def _add_biases(model: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Give a bias to the layers without one that repair gave one before they were saved."""
+    for name in given:
+        path, _, leaf = name.rpartition(".")
+        try:
+            layer = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if leaf == "bias" and isinstance(layer, nn.Linear | _ConvNd) and layer.bias is None:
+            outputs = getattr(layer, "out_features", None) or layer.out_channels
+            layer.bias = nn.Parameter(layer.weight.new_empty(outputs))
 
 
 def _compare(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:

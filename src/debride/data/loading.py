@@ -124,6 +124,7 @@ class _Epochs(Sampler[int]):
         self.count, self.shuffle, self.seed = count, shuffle, seed
         self.epoch = 0
         self.state = 0
+        self.begun = 0
 
     def __len__(self) -> int:
         return self.count
@@ -131,6 +132,7 @@ class _Epochs(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         draw = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
+        self.begun += 1
         order = draw.permutation(self.count) if self.shuffle else np.arange(self.count)
         self.state = int(draw.integers(1 << 32))
         return iter(order.tolist())
@@ -155,16 +157,16 @@ class _Collate:
         self.images = _decoded(source, split, preprocessing, cache_bytes)
         self.read_mask = preprocessing.decoder(mask=True) if masks else None
         self.spatial = preprocessing.spatial
-        self.epochs, self.state = epochs, -1
+        self.epochs, self.begun = epochs, 0
         self.augment = RandBatch()
 
     def __call__(self, positions: list[int]) -> Batch:
         images = self._stack([self._image(position) for position in positions])
         mask = self._masks(positions) if self.read_mask is not None else None
         if self.epochs is not None:
-            if self.state != self.epochs.state:
-                self.state = self.epochs.state
-                self.augment.set_random_state(self.state)
+            if self.begun != self.epochs.begun:  # an epoch may be begun again, left halfway
+                self.begun = self.epochs.begun
+                self.augment.set_random_state(self.epochs.state)
             moved = self.augment(images, mask)
             images, mask = moved if mask is not None else (moved, None)
         labels = [self.records[position].label for position in positions]

@@ -60,18 +60,13 @@ def least_squares(
     """
     layers = _readers(original, groups)
     moments = collect(original, layers, data, device)
-    behind = {
-        tap.layer: tap.read_at
-        for g in groups
-        for tap in g.taps
-        if tap.side == "out" and tap.read_at != tap.layer
-    }
+    normed = _normed(groups)
 
     def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
         for name, (gone, rows) in _lost(original, cut).items():
             if name in moments:
                 layer, old = model.get_submodule(name), original.get_submodule(name)
-                _solve(layer, old, moments[name], gone, rows, ridge, name in behind)
+                _solve(layer, old, moments[name], gone, rows, ridge, name in normed)
         recalibrate(model, data, device=device)
 
     return repair
@@ -87,7 +82,9 @@ def mean_compensation(
 ) -> Recovery:
     """Add what removed inputs gave on average to the bias of each layer that read them.
 
-    Where a layer has no bias, the batch norm behind it is measured anew and does the same.
+    Where a layer has no bias, the batch norm behind it is measured anew and does the same, or it
+    gets a bias, which a saved network keeps. Readers of other kinds, such as grouped convolutions,
+    stay as they are.
 
     Parameters are those of `least_squares`.
 
@@ -95,7 +92,12 @@ def mean_compensation(
     ----------
     Ye et al. 2018, "Rethinking the Smaller-Norm-Less-Informative Assumption", section 4.
     """
-    layers = [name for name in _readers(original, groups) if _bias(original, name) is not None]
+    normed = _normed(groups)
+    layers = [
+        name
+        for name in _readers(original, groups)
+        if _bias(original, name) is not None or name not in normed
+    ]
     moments = collect(original, layers, data, device) if layers else {}
 
     def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
@@ -105,12 +107,11 @@ def mean_compensation(
                 lost = positions(old, gone).to(moments[name].mean.device)
                 weight = flat_weight(old)
                 shift = weight[:, lost] @ moments[name].mean[lost]
-                bias, former = _bias(model, name), _bias(original, name)
-                assert bias is not None
-                assert former is not None
-                total = former.detach().double() + _per_output(old, shift)
+                total, former = _per_output(old, shift), _bias(original, name)
+                if former is not None:
+                    total = total + former.detach().double()
                 with torch.no_grad():
-                    bias.copy_(total[rows.to(total.device)])
+                    _own_bias(model.get_submodule(name)).copy_(total[rows.to(total.device)])
         recalibrate(model, data, device=device)
 
     return repair
@@ -165,6 +166,27 @@ def _bias(model: nn.Module, name: str) -> Tensor | None:
     return bias if isinstance(bias, Tensor) else None
 
 
+def _own_bias(layer: nn.Module) -> Tensor:
+    """Return a layer's bias; where it has none it gets one."""
+    bias: Tensor | None = getattr(layer, "bias", None)
+    if bias is None:
+        weight = layer.weight
+        assert isinstance(weight, nn.Parameter)
+        bias = nn.Parameter(weight.new_zeros(flat_outputs(layer)), weight.requires_grad)
+        layer.bias = bias
+    return bias
+
+
+def _normed(groups: Sequence[Group]) -> set[str]:
+    """Name the layers that a batch norm follows, which is measured anew."""
+    return {
+        tap.layer
+        for group in groups
+        for tap in group.taps
+        if tap.side == "out" and tap.read_at != tap.layer
+    }
+
+
 def _readers(original: nn.Module, groups: Sequence[Group]) -> list[str]:
     """List the layers that read what may be cut and can be repaired."""
     named = {m.module: None for group in groups for m in group.members if m.side == "in"}
@@ -184,7 +206,7 @@ def _lost(original: nn.Module, cut: Sequence[PlannedGroup]) -> dict[str, tuple[s
         if side != "in":
             continue
         module = original.get_submodule(name)
-        if not reads(module) or is_depthwise(module):
+        if not removed or not reads(module) or is_depthwise(module):
             continue
         outputs = flat_outputs(module)
         away = gone.get((name, "out"), set())

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from debride.data.batches import unpack
 from debride.errors import DebrideError
+from debride.models.attention import opened
 from debride.models.state import undisturbed
 
 WIDEST = 8192
@@ -169,7 +170,8 @@ def collect(
                     lambda module, args, name=name: watch(name, module, args[0])
                 )
             )
-        with undisturbed(model), torch.no_grad():
+        # opened, attention calls the layer that reads its heads, and the hook sees it
+        with undisturbed(model), opened(model), torch.no_grad():
             model.eval()
             for batch in data:
                 model(unpack(batch)[0].to(device))

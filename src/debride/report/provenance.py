@@ -9,8 +9,10 @@ from typing import Any
 
 _NAMES = frozenset({"skipped", "names", "files", "folder", "host", "hostname", "user", "cwd"})
 """Keys whose values name files, machines or people."""
-_FIGURES = frozenset({"history", "curve", "settings", "schema_version", "command"})
+_FIGURES = frozenset({"history", "curve", "finetuning", "settings", "schema_version", "command"})
 """Keys that the report shows in another place, or not at all."""
+_LONG = frozenset({"indices"})
+"""Keys whose values are for ``run.json`` alone."""
 
 
 def provenance(run: Mapping[str, Any], *, show_names: bool = False) -> list[tuple[str, str]]:
@@ -41,7 +43,7 @@ def _rows(facts: Mapping[str, Any], show_names: bool) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in facts.items():
         label = str(key).replace("_", " ")
-        if value is None or value in ("", [], (), {}):
+        if value is None or value in ("", [], (), {}) or key in _LONG:
             continue
         if key in _NAMES and not show_names:
             if isinstance(value, Sequence) and not isinstance(value, str):

@@ -99,6 +99,7 @@ def render(
         if len(history) > 1 and not searched
         else [],
         search=searched,
+        tuned=run.get("finetuning"),
         curves=[curve.picture(searched, evidence.classes, width) for width in (340, 720)]
         if searched
         else [],

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from debride.config import Names, Pairs, Words, flag_of, option
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
+from debride.settings.finetuning import FinetuneSettings
 
 describe = option
 BUDGETS = ("macs", "params", "bytes", "latency", "ratio")
@@ -68,7 +69,9 @@ class InspectSettings(NetworkSettings):
         return self
 
 
-class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
+class PruneSettings(
+    FinetuneSettings, EvidenceSettings, OutputSettings, NetworkSettings, DataSettings
+):
     """Settings of ``debride prune``."""
 
     criterion: str = option(
@@ -226,6 +229,19 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         metavar="INTEGER",
         ge=1,
     )
+    reference_strategy: str = option(
+        "random",
+        "Which: random, most_confident, least_confident, clustered (medoids of the network's "
+        "features), prototypical (nearest to their class's mean) or by_group (every patient).",
+        panel="Cutting",
+        metavar="NAME",
+    )
+    reference_correct: bool = option(
+        False,
+        "Only images that the network classifies right.",
+        panel="Cutting",
+        metavar="",
+    )
     recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
         "least_squares",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
@@ -257,12 +273,13 @@ class PruneSettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSetti
         if not isinstance(values, dict) or values.get("from_") is None:
             return values
         own = {"from_", "at", "trust", "force", *OutputSettings.model_fields}
-        allowed = own | {*EvidenceSettings.model_fields}
+        tuning = {name for name in FinetuneSettings.model_fields if name.startswith("finetune")}
+        allowed = own | tuning | {*EvidenceSettings.model_fields}
         if more := [name for name in values if name not in allowed]:
             raise ValueError(
                 f"{flag_of(more[0])} cannot be given with --from: it is that of the search"
             )
-        stored = _searched(Path(values["from_"]), cls.model_fields.keys() - own)
+        stored = _searched(Path(values["from_"]), cls.model_fields.keys() - own - tuning)
         source = str(stored.get("model")).partition(":")[0]
         named = source in ("torchvision", "timm", "monai") or Path(str(stored["model"])).is_dir()
         if not named and not values.get("trust"):
@@ -309,7 +326,9 @@ def _searched(folder: Path, known: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if name in known}
 
 
-class ApplySettings(EvidenceSettings, OutputSettings, NetworkSettings, DataSettings):
+class ApplySettings(
+    FinetuneSettings, EvidenceSettings, OutputSettings, NetworkSettings, DataSettings
+):
     """Settings of ``debride apply``."""
 
     plan: Path = option(
