@@ -18,8 +18,8 @@ BUDGETS = ("macs", "params", "bytes", "latency", "ratio")
 
 
 _RESIDUAL_WIDTH = (
-    "Cut the width of residual streams too, those of transformers and ConvNeXt; the only one that "
-    "every block of a stage shares."
+    "Cut the width of residual streams too, those of transformers and ConvNeXt: what all blocks of "
+    "a stage read and add to."
 )
 
 
