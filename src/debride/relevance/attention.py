@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from debride.relevance.blocks import inner
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.identity import passed_softmax
@@ -34,8 +35,8 @@ class _Softmax(torch.autograd.Function):
         back = torch._softmax_backward_data(c, p, ctx.dim, ctx.dtype)
         # c of the scores sums to 0 along `dim`, so that log p stands for the scores: they differ
         # by a constant. Where p is 0 so is its relevance, also for a masked score of −inf.
-        scores = torch.where(p == 0, 0, p.log())
-        ctx.account.remain((p * c).sum() - (scores * back).sum())
+        scores = p.clamp(min=torch.finfo(p.dtype).tiny).log_()
+        ctx.account.remain(inner(p, c) - inner(scores, back))
         return back, None, None
 
 

@@ -185,9 +185,10 @@ class RelevancePass(TorchFunctionMode):
         """Return the name of the module whose forward is running."""
         if self._place is not None:
             return self._place
-        frame = sys._getframe(1)
+        frame, own = sys._getframe(1), globals()
         while True:
-            if frame.f_code.co_varnames[:1] == ("self",):
+            # The pass's own methods are left out first: to look at a frame's names is slow.
+            if frame.f_globals is not own and frame.f_code.co_varnames[:1] == ("self",):
                 owner = frame.f_locals.get("self")
                 if isinstance(owner, nn.Module) and id(owner) in self._names:
                     return self._names[id(owner)] or type(owner).__name__
@@ -315,11 +316,11 @@ class RelevancePass(TorchFunctionMode):
         if isinstance(value, Tensor):
             if self._overwritten:
                 value = self._overwritten.current(value)
-            if isinstance(value, nn.Parameter) and value.requires_grad:
+            if value.requires_grad and isinstance(value, nn.Parameter):
                 return value.detach()
             return value
         if type(value) in (tuple, list):
-            return type(value)(self._prepare(item) for item in value)
+            return type(value)([self._prepare(item) for item in value])
         return value
 
     def _count_readers(self, values: Iterable[Any]) -> None:

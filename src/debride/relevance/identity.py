@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from debride.relevance.blocks import blocks
 from debride.relevance.ledger import Account
 
 EPSILON = 1e-6
@@ -24,10 +25,7 @@ class _Passed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
-        relevance = y * c
-        back = relevance / torch.where(x < 0, x - EPSILON, x + EPSILON)
-        ctx.account.lose((relevance - x * back).sum())
-        return back, None, None
+        return _passed_back(x, y, c, ctx.account), None, None
 
 
 class _PassedSoftmax(torch.autograd.Function):
@@ -43,11 +41,23 @@ class _PassedSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         p, total = ctx.saved_tensors
-        x = torch.where(p == 0, 0, p.log() + total)  # a masked score carries nothing
-        relevance = p * c
-        back = relevance / torch.where(x < 0, x - EPSILON, x + EPSILON)
-        ctx.account.lose((relevance - x * back).sum())
-        return back, None, None
+        # A masked score carries nothing, whatever stands for it.
+        x = p.clamp(min=torch.finfo(p.dtype).tiny).log_().add_(total)
+        return _passed_back(x, p, c, ctx.account), None, None
+
+
+def _passed_back(x: Tensor, y: Tensor, c: Tensor, account: Account) -> Tensor:
+    """Return y ⊙ c / (x ± ε), and enter what that loses where x is next to 0."""
+    back = torch.empty_like(y)
+    least, lost = y.new_full((), EPSILON), y.new_zeros(())
+    for block in blocks(y):
+        i = block.index
+        divisor = torch.copysign(least, x[i]).add_(x[i])
+        torch.mul(y[i], c[i], out=back[i]).div_(divisor)
+        # R − x · R / (x ± ε) = ±ε · R / (x ± ε)
+        lost += divisor.sub_(x[i]).mul_(back[i]).sum()
+    account.lose(lost)
+    return back
 
 
 def passed_softmax(x: Tensor, dim: int, account: Account) -> Tensor:

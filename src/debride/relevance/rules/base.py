@@ -109,4 +109,4 @@ def propagate(
 
 def is_signed(x: Tensor) -> bool:
     """Tell whether any value is negative: after a ReLU none is, and half of the work can go."""
-    return bool((x.amin() < 0).item())
+    return float(x.amin()) < 0
