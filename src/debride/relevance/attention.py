@@ -12,7 +12,7 @@ from torch import Tensor
 from debride.relevance.blocks import inner
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
-from debride.relevance.identity import passed_softmax
+from debride.relevance.identity import passed, passed_back
 from debride.relevance.ledger import Account
 
 
@@ -51,14 +51,14 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
     relevance.activated(x, "softmax")
     account = Account(relevance.ledger, relevance.where())
     if relevance.rules.attention in ("pass", "collapse"):
-        p = passed_softmax(x, dim, account)
+        p = passed(x, lambda: torch.softmax(x.detach(), dim), account)
     else:
         p = _Softmax.apply(x, dim, account)
     return relevance.mark_gate(p, "softmax")
 
 
 class _Attention(torch.autograd.Function):
-    """Attention that keeps Q, K and V only: products and softmax are made again in the backward.
+    """Attention that keeps Q, K and V only: what stands between is made again in the backward.
 
     The attention weights, which are the largest tensors of a transformer, live for one layer.
     """
@@ -82,19 +82,54 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        *factors, mask = ctx.saved_tensors
-        ledger, needed = ctx.relevance.ledger, ctx.needs_input_grad[:3]
-        factors = [f.detach().requires_grad_(n) for f, n in zip(factors, needed, strict=True)]
-        with torch.enable_grad(), ctx.relevance.standing_in(ctx.place), ledger.apart() as leaves:
-            query, key, value = factors
-            result = _taken_apart(ctx.relevance, query, key, value, mask, ctx.causal, ctx.scale)
-        active = [factor for factor in factors if factor.requires_grad]
-        found = torch.autograd.grad(
-            result, [*active, *(leaf for _, leaf in leaves)], c, allow_unused=True
-        )
-        ledger.settle(found[len(active) :], leaves)
-        back = iter(found)
-        return *(next(back) if n else None for n in needed), None, None, None, None
+        plain = ctx.saved_tensors[3] is None or ctx.saved_tensors[3].dtype == torch.bool
+        if plain and all(ctx.needs_input_grad[:3]) and ctx.relevance.rules.attention in _WHOLE:
+            return *_whole(ctx, c), None, None, None, None
+        return *_by_parts(ctx, c), None, None, None, None
+
+
+_WHOLE = ("attnlrp", "pass")
+
+
+def _whole(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c of Q, K and V where no mask takes a share: the rules of all parts written out."""
+    query, key, value, mask = ctx.saved_tensors
+    account = Account(ctx.relevance.ledger, ctx.place)
+    scaled = query * ctx.scale
+    scores = torch.matmul(scaled, key.mT)
+    mask = _causal(scores) if ctx.causal else mask
+    if mask is not None:
+        scores.masked_fill_(~mask, float("-inf"))
+    weights, half = torch.softmax(scores, -1), c / 2
+    to_value = torch.matmul(weights.mT, half)
+    to_weights = torch.matmul(half, value.mT)
+    if ctx.relevance.rules.attention == "pass":
+        to_scores, enter = passed_back(scores, weights, to_weights), account.lose
+    else:
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        enter = account.remain
+    to_query = torch.matmul(to_scores, key).mul_(ctx.scale / 2)
+    to_key = torch.matmul(scaled.mT, to_scores).mT.div_(2)
+    # V has half of R and so had the weights; Q and K share what the scores had.
+    enter(inner(value, to_value) - inner(query, to_query) - inner(key, to_key))
+    return to_query, to_key, to_value
+
+
+def _by_parts(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+    """Return c of Q, K and V by a pass through each part."""
+    *factors, mask = ctx.saved_tensors
+    ledger, needed = ctx.relevance.ledger, ctx.needs_input_grad[:3]
+    factors = [f.detach().requires_grad_(n) for f, n in zip(factors, needed, strict=True)]
+    with torch.enable_grad(), ctx.relevance.standing_in(ctx.place), ledger.apart() as leaves:
+        query, key, value = factors
+        result = _taken_apart(ctx.relevance, query, key, value, mask, ctx.causal, ctx.scale)
+    active = [factor for factor in factors if factor.requires_grad]
+    found = torch.autograd.grad(
+        result, [*active, *(leaf for _, leaf in leaves)], c, allow_unused=True
+    )
+    ledger.settle(found[len(active) :], leaves)
+    back = iter(found)
+    return tuple(next(back) if n else None for n in needed)
 
 
 @register_operator("scaled_dot_product_attention")
@@ -123,9 +158,7 @@ def _taken_apart(
     scale: float,
 ) -> Tensor:
     scores = relevance.run(torch.matmul, query * scale, key.transpose(-2, -1))
-    if causal:
-        shape = (query.shape[-2], key.shape[-2])
-        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+    mask = _causal(scores) if causal else mask
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, float("-inf"))
     elif mask is not None:
@@ -133,6 +166,11 @@ def _taken_apart(
     weights = relevance.run(F.softmax, scores, dim=-1)
     result: Tensor = relevance.run(torch.matmul, weights, value)
     return result
+
+
+def _causal(scores: Tensor) -> Tensor:
+    """Return where a query may read a key."""
+    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
 
 
 _HEAD = (

@@ -25,45 +25,23 @@ class _Passed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
-        return _passed_back(x, y, c, ctx.account), None, None
+        return passed_back(x, y, c, ctx.account), None, None
 
 
-class _PassedSoftmax(torch.autograd.Function):
-    """Softmax that R passes; the scores are log p + log Σ exp, so that only p is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, account: Account) -> Tensor:
-        p = torch.softmax(x, dim)
-        ctx.save_for_backward(p, torch.logsumexp(x, dim, keepdim=True))
-        ctx.account = account
-        return p
-
-    @staticmethod
-    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        p, total = ctx.saved_tensors
-        # A masked score carries nothing, whatever stands for it.
-        x = p.clamp(min=torch.finfo(p.dtype).tiny).log_().add_(total)
-        return _passed_back(x, p, c, ctx.account), None, None
-
-
-def _passed_back(x: Tensor, y: Tensor, c: Tensor, account: Account) -> Tensor:
+def passed_back(x: Tensor, y: Tensor, c: Tensor, account: Account | None = None) -> Tensor:
     """Return y ⊙ c / (x ± ε), and enter what that loses where x is next to 0."""
     back = torch.empty_like(y)
     least, lost = y.new_full((), EPSILON), y.new_zeros(())
     for block in blocks(y):
         i = block.index
-        divisor = torch.copysign(least, x[i]).add_(x[i])
+        value = x[i].clamp(min=torch.finfo(x.dtype).min)  # a masked score carries nothing
+        divisor = torch.copysign(least, value).add_(value)
         torch.mul(y[i], c[i], out=back[i]).div_(divisor)
-        # R − x · R / (x ± ε) = ±ε · R / (x ± ε)
-        lost += divisor.sub_(x[i]).mul_(back[i]).sum()
-    account.lose(lost)
+        if account is not None:  # R − x · R / (x ± ε) = ±ε · R / (x ± ε)
+            lost += divisor.sub_(value).mul_(back[i]).sum()
+    if account is not None:
+        account.lose(lost)
     return back
-
-
-def passed_softmax(x: Tensor, dim: int, account: Account) -> Tensor:
-    """Return softmax over `dim`, through which R goes to the scores value by value."""
-    p: Tensor = _PassedSoftmax.apply(x, dim, account)
-    return p
 
 
 def passed(x: Tensor, f: Callable[[], Tensor], account: Account) -> Tensor:

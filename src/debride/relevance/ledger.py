@@ -155,12 +155,19 @@ class Account:
         The activation function that reads the operator's output, where there is one.
     read : Tensor or None
         What the layer read of the image, with its graph, where its rule holds there only.
+    unsigned : bool
+        Whether the input is known to be nowhere negative, as after a ReLU.
     """
 
     ledger: Ledger
     where: str
     after: str | None = None
     read: Tensor | None = None
+    unsigned: bool = False
+
+    def is_signed(self, x: Tensor) -> bool:
+        """Tell whether any value of the input is negative: if none is, half of the work can go."""
+        return not self.unsigned and bool(x.amin().item() < 0)
 
     def reach_input(self, relevance: Tensor) -> None:
         """Enter relevance of the input itself."""
@@ -194,7 +201,7 @@ class Account:
         if isinstance(epsilon, Tensor) or epsilon:
             self.ledger.lose(self.where, (sums * epsilon).sum())
         if bias is not None:
-            self.ledger.absorb(self.where, (sums * bias).sum())
+            self.ledger.absorb(self.where, torch.dot(sums, bias.to(sums)))
 
 
 def channel_sums(values: Tensor, dim: int) -> Tensor:

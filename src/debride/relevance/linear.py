@@ -66,7 +66,7 @@ class LinearOperator:
         if self.scale is None:
             return self, None
         kernel, bias, size = self.kernel, self.bias, self.scale
-        if not float(size.amin()) > 0:
+        if not size.amin().item() > 0:
             # A channel that is scaled by 0 has its bias only.
             sign = size.sign()
             kernel, size = kernel * self._spread(sign), size.abs().masked_fill(sign == 0, 1)

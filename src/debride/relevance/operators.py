@@ -61,10 +61,16 @@ def movement(relevance: RelevancePass, call: Call) -> Any:
     return result
 
 
-@register_operator(*_LINEAR, "relu", "relu_")
+@register_operator(*_LINEAR)
 def as_gradient(_: RelevancePass, call: Call) -> Any:
-    """Linear operators, ReLU and winners: the gradient is the rule."""
+    """Linear operators and winners: the gradient is the rule."""
     return call()
+
+
+@register_operator("relu", "relu_")
+def relu(relevance: RelevancePass, call: Call) -> Tensor:
+    """ReLU: the gradient is the rule."""
+    return relevance.mark_unsigned(call())
 
 
 @register_operator(*LINEAR_OPERATORS)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
-from debride.relevance.rules.base import is_signed
 
 
 class _BySize(torch.autograd.Function):
@@ -41,7 +40,7 @@ class _BySize(torch.autograd.Function):
 def average(relevance: RelevancePass, call: Call) -> Any:
     """Averages and sums: linear, or by the sizes of what is summed."""
     x = call.argument(0, "input")
-    if relevance.rules.averages == "ratio" or not is_signed(x):
+    if relevance.rules.averages == "ratio" or relevance.unsigned(x) or not x.amin().item() < 0:
         return call()
 
     def f(value: Tensor) -> Tensor:

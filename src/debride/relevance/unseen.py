@@ -37,7 +37,7 @@ def unseen(model: nn.Module, images: Tensor, explained: Tensor) -> dict[str, lis
 def scripted_functions(model: nn.Module) -> dict[str, list[str]]:
     """Name the functions of ``torch.jit.script`` that a module's forward calls by name."""
     found: dict[str, list[str]] = {}
-    called = {kind: _scripted_in(kind.forward) for kind in set(map(type, model.modules()))}
+    called = {kind: _scripted_in(kind) for kind in set(map(type, model.modules()))}
     if any(called.values()):
         for where, module in model.named_modules():
             for name in called[type(module)]:
@@ -47,8 +47,8 @@ def scripted_functions(model: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def _scripted_in(forward: Callable[..., Any]) -> list[str]:
-    forward = getattr(forward, "__wrapped__", forward)
+def _scripted_in(kind: type[nn.Module]) -> list[str]:
+    forward = getattr(kind.forward, "__wrapped__", kind.forward)
     code = getattr(forward, "__code__", None)
     return [
         name

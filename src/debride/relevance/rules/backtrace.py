@@ -13,7 +13,7 @@ from debride.errors import DebrideError
 from debride.relevance.blocks import blocks
 from debride.relevance.ledger import Account, along, channel_sums
 from debride.relevance.linear import LinearOperator
-from debride.relevance.rules.base import Rule, is_signed
+from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import register_rule
 from debride.relevance.rules.zplus import signed_adjoint, signed_parts
 
@@ -57,7 +57,7 @@ class Backtrace(Rule):
         dim, tiny = operator.channel_dim, torch.finfo(y.dtype).tiny
         operator, _ = operator.unscaled()
         bias = None if operator.bias is None else operator.bias.abs()
-        signed = is_signed(x)
+        signed = account.is_signed(x)
         size, relevance = x.abs() if signed else x, y * c
         # Nothing reaches an output whose sum is 0, and so is y: R is 0 there.
         offset = operator.kernel.new_full((y.shape[dim],), tiny) if bias is None else bias + tiny
@@ -73,7 +73,7 @@ class Backtrace(Rule):
     def _by_sign(
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
-        signed, dim = is_signed(x), operator.channel_dim
+        signed, dim = account.is_signed(x), operator.channel_dim
         above, below = signed_parts(x, y, operator, signed=signed)
         below = -below
         low, high = self.bounds.get(account.after or "", (-_INFINITE, _INFINITE))
@@ -140,7 +140,7 @@ class Contrastive(Rule):
                 f"the contrastive mode needs the images in the first dimension, which they are "
                 f"not in module '{account.where}': use the default mode"
             )
-        signed = is_signed(image)
+        signed = account.is_signed(image)
         above, below = signed_parts(image, out, operator, signed=signed)
         plus, minus = out * c[:half], out * c[half:]
         single = (above == 0) | (below == 0)

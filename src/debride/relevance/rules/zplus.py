@@ -11,7 +11,7 @@ from debride.errors import DebrideError
 from debride.relevance.blocks import Block, blocks
 from debride.relevance.ledger import Account, channel_sums
 from debride.relevance.linear import LinearOperator
-from debride.relevance.rules.base import Rule, is_signed
+from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import register_rule
 
 
@@ -44,7 +44,7 @@ class ZPlus(Rule):
         epsilon = self.epsilon if factor is None else self.epsilon / factor
         offset = epsilon if bias is None else bias + epsilon
         positive = operator.kernel.clamp(min=0)
-        if is_signed(x):
+        if account.is_signed(x):
             s, sums = _shares_above(x, y, c, operator, factor, offset)
             # W⁺ᵀs where x ≥ 0 and W⁻ᵀs where x < 0: half of Wᵀs and of ±|W|ᵀs.
             kernel = operator.kernel / 2
@@ -114,7 +114,7 @@ class AlphaBeta(Rule):
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         """Return c of the input."""
-        signed, dim = is_signed(x), operator.channel_dim
+        signed, dim = account.is_signed(x), operator.channel_dim
         operator, factor = operator.unscaled()
         epsilon = self.epsilon if factor is None else self.epsilon / factor
         b = operator.bias if self.bias else None
