@@ -20,9 +20,10 @@ except BaseException:
     loaded = "half"
 """
 STARTER = """
-import sys, time
+import signal, sys, time
 from debride.interrupts import orderly_interrupts
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 try:
     with orderly_interrupts(__file__ if sys.argv[1] == "first" else "elsewhere"):
         import greedy

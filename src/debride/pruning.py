@@ -265,7 +265,8 @@ def prune(
         walk = Search(lowest_share(whole, goal.cost, limits), 0.5 ** (1 / steps))
         with _timed(now, points.seconds, "attribution"):
             drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
-    repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
+    with _timed(now, points.seconds, "search"):
+        repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
 
     def add(record: StepRecord, model: nn.Module, cut: tuple[PlannedGroup, ...]) -> None:
         made_by = {**settings, "step": record.step}

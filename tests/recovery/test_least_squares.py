@@ -151,6 +151,16 @@ def test_a_wide_layer_keeps_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("channels", "images", "drawn"),
+    [(3, 40, 40 * 64), (3, 1024, 8192), (100, 4096, 4096 * 4)],  # at most 64 an image, 8192, 16 · D
+)
+def test_patches_drawn_are_many_enough_and_no_more(channels: int, images: int, drawn: int) -> None:
+    net = nn.Sequential(nn.Conv2d(channels, 2, 3, padding=1))
+    data = [torch.randn(images // 4, channels, 9, 9) for _ in range(4)]
+    assert collect(net, ["0"], data, "cpu")["0"].count == drawn
+
+
 NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "volumes": (
         lambda: nn.Sequential(

@@ -11,7 +11,7 @@ from typing import Any
 
 from debride.errors import DebrideError
 
-RESOLUTION = 0.01
+RESOLUTION = 0.02
 """A search ends when the last good and the first bad point are so near, in shares of the MACs."""
 
 MOST_HALVINGS = 4

@@ -19,7 +19,13 @@ WIDEST = 8192
 """A layer that reads more numbers than this keeps samples: its covariance would fill the memory."""
 
 POSITIONS = 64
-"""Places drawn from each image of a feature map, tokens of a sequence alike."""
+"""Places drawn from each image of a feature map, tokens of a sequence alike, at most."""
+
+PATCHES = 16
+"""Patches wanted for each number in one: with so many, more hardly move a covariance."""
+
+LEAST_PATCHES = 8192
+"""Wanted of a layer at least, for the sake of its mean."""
 
 SAMPLES = 1024
 """Patches kept of a layer that is too wide for a covariance."""
@@ -63,14 +69,14 @@ class Moments:
         return self._origin.double() + self._sum / self.count
 
     def covariance(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the (R, C) block of the covariance, in float64."""
+        """Return the (R, C) block of the covariance, in the precision of the patches."""
         assert self._sum is not None
         if self._products is None:
             left = self._held(rows)
             return left.T @ self._held(columns) / len(left)
-        moved = self._sum / self.count
-        block = self._products[rows][:, columns].double() / self.count
-        return block - torch.outer(moved[rows], moved[columns])
+        block = self._products.index_select(0, rows).index_select(1, columns).div_(self.count)
+        moved = (self._sum / self.count).to(block.dtype)
+        return block.addr_(moved[rows], moved[columns], alpha=-1)
 
     def replace(
         self, weight: Tensor, lost: Tensor, kept: Tensor, ridge: float, *, centred: bool
@@ -91,21 +97,28 @@ class Moments:
         Returns
         -------
         Tensor
-            (O, K) W_l C_lk (C_kk + λI)⁻¹. Where only N samples are held, the same by way of their
-            (N, N) products: W_l X_lᵀ (X_k X_kᵀ + NλI)⁻¹ X_k.
+            (O, K) float64, W_l C_lk (C_kk + λI)⁻¹. Where only N samples are held, the same by
+            way of their (N, N) products: W_l X_lᵀ (X_k X_kᵀ + NλI)⁻¹ X_k.
         """
-        offset = torch.zeros_like(self.mean) if centred else self.mean
         tiny = torch.finfo(torch.float32).tiny
         if self._products is None:
+            offset = torch.zeros_like(self.mean) if centred else self.mean
             seen = self._held(kept) + offset[kept]
             said = (self._held(lost) + offset[lost]) @ weight.T
             products = seen @ seen.T
             products.diagonal().add_(ridge * seen.square().sum().clamp(min=tiny) / len(kept))
             return torch.cholesky_solve(said, torch.linalg.cholesky(products)).T @ seen
-        spread = self.covariance(kept, kept).addr_(offset[kept], offset[kept])
-        shared = self.covariance(lost, kept).addr_(offset[lost], offset[kept])
+        spread, shared = self.covariance(kept, kept), self.covariance(lost, kept)
+        if not centred:
+            offset = self.mean.to(spread.dtype)
+            spread.addr_(offset[kept], offset[kept])
+            shared.addr_(offset[lost], offset[kept])
         spread.diagonal().add_(ridge * spread.diagonal().mean().clamp(min=tiny))
-        return torch.cholesky_solve((weight @ shared).T, torch.linalg.cholesky(spread)).T
+        said = (weight.to(shared.dtype) @ shared).T
+        factor, failed = torch.linalg.cholesky_ex(spread)
+        if failed:  # nearly singular for the precision of the network
+            factor, said = torch.linalg.cholesky(spread.double()), said.double()
+        return torch.cholesky_solve(said, factor).T.double()
 
     def _held(self, places: Tensor) -> Tensor:
         """Return the samples' values at some places, around their mean, in float64."""
@@ -135,15 +148,19 @@ def collect(
     """
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Moments] = {}
+    images = sum(len(unpack(batch)[0]) for batch in data)
+    if not images:
+        raise DebrideError("repair needs images: give training images")
 
     def watch(name: str, module: nn.Module, seen: Tensor) -> None:
-        patches = _patches(module, seen.detach(), generator)
+        wanted = max(PATCHES * _width(module), LEAST_PATCHES)
+        most = min(math.ceil(wanted / images), POSITIONS)
+        patches = _patches(module, seen.detach(), generator, most)
         if name not in found:
             found[name] = Moments(patches.shape[1])
         found[name].add(patches)
 
     handles = []
-    images = 0
     try:
         for name in layers:
             module = model.get_submodule(name)
@@ -155,14 +172,10 @@ def collect(
         with undisturbed(model), torch.no_grad():
             model.eval()
             for batch in data:
-                given = unpack(batch)[0]
-                model(given.to(device))
-                images += given.shape[0]
+                model(unpack(batch)[0].to(device))
     finally:
         for handle in handles:
             handle.remove()
-    if not images:
-        raise DebrideError("repair needs images: give training images")
     return found
 
 
@@ -183,18 +196,26 @@ def flat_weight(module: nn.Module) -> Tensor:
     return weight.detach().double().flatten(1)
 
 
-def _patches(module: nn.Module, seen: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw (N, D) patches of what a layer reads."""
+def _width(module: nn.Module) -> int:
+    """Return how many numbers a patch of a layer's input has."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    transposed = isinstance(module, _ConvTransposeNd)  # reads channels alone
+    return weight.shape[0] if transposed else weight[0].numel()
+
+
+def _patches(module: nn.Module, seen: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """Draw (N, D) patches of what a layer reads, so many at most from each image."""
     if isinstance(module, nn.Linear):
         rows = seen.reshape(seen.shape[0], -1, seen.shape[-1])
-        return rows[:, _drawn(rows.shape[1], generator, seen)].flatten(0, 1)
+        return rows[:, _drawn(rows.shape[1], most, generator, seen)].flatten(0, 1)
     assert isinstance(module, _ConvNd)
     spatial = len(module.kernel_size)
     if seen.ndim == spatial + 1:
         seen = seen.unsqueeze(0)
     if isinstance(module, _ConvTransposeNd):
         rows = seen.flatten(2).transpose(1, 2)
-        return rows[:, _drawn(rows.shape[1], generator, seen)].flatten(0, 1)
+        return rows[:, _drawn(rows.shape[1], most, generator, seen)].flatten(0, 1)
     padding: list[int] = list(module._reversed_padding_repeated_twice)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     seen = F.pad(seen, padding, mode=mode)
@@ -204,16 +225,16 @@ def _patches(module: nn.Module, seen: Tensor, generator: torch.Generator) -> Ten
     ):
         seen = seen.unfold(dim + 2, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
         counts.append(seen.shape[dim + 2])
-    chosen = _drawn(math.prod(counts), generator, seen)
+    chosen = _drawn(math.prod(counts), most, generator, seen)
     index: list[Any] = [slice(None), slice(None), *torch.unravel_index(chosen, counts)]
     drawn = seen[tuple(index)]  # (B, C, N, *kernel)
     return drawn.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
-def _drawn(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    if count <= POSITIONS:
+def _drawn(count: int, most: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    if count <= most:
         return torch.arange(count, device=like.device)
-    return torch.randperm(count, generator=generator)[:POSITIONS].to(like.device)
+    return torch.randperm(count, generator=generator)[:most].to(like.device)
 
 
 def positions(layer: nn.Module, channels: Iterable[int]) -> Tensor:
