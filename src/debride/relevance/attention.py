@@ -12,7 +12,7 @@ from torch import Tensor
 from debride.relevance.blocks import inner
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
-from debride.relevance.identity import passed, passed_back
+from debride.relevance.identity import log_sum, passed_back, passed_softmax, scores_again
 from debride.relevance.ledger import Account
 
 
@@ -51,7 +51,7 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
     relevance.activated(x, "softmax")
     account = Account(relevance.ledger, relevance.where())
     if relevance.rules.attention in ("pass", "collapse"):
-        p = passed(x, lambda: torch.softmax(x.detach(), dim), account)
+        p = passed_softmax(x, dim, account)
     else:
         p = _Softmax.apply(x, dim, account)
     return relevance.mark_gate(p, "softmax")
@@ -82,13 +82,26 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        plain = ctx.saved_tensors[3] is None or ctx.saved_tensors[3].dtype == torch.bool
-        if plain and all(ctx.needs_input_grad[:3]) and ctx.relevance.rules.attention in _WHOLE:
-            return *_whole(ctx, c), None, None, None, None
-        return *_by_parts(ctx, c), None, None, None, None
+        back = _whole if _is_plain(ctx) else _by_parts
+        return *back(ctx, c), None, None, None, None
 
 
-_WHOLE = ("attnlrp", "pass")
+def _is_plain(ctx: Any) -> bool:
+    """Tell whether all of Q, K and V depend on the image, as many of each, and no mask on top."""
+    query, key, value, mask = ctx.saved_tensors
+    lead = query.shape[:-2]
+    return (
+        ctx.relevance.rules.attention in ("attnlrp", "pass")
+        and all(ctx.needs_input_grad[:3])
+        and key.shape[:-2] == value.shape[:-2] == lead
+        and (mask is None or (mask.dtype == torch.bool and _within(mask.shape[:-2], lead)))
+    )
+
+
+def _within(shape: torch.Size, whole: torch.Size) -> bool:
+    """Tell whether a shape can be broadcast to another without making that larger."""
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(n in (1, m) for n, m in pairs)
 
 
 def _whole(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,6 +117,7 @@ def _whole(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     to_value = torch.matmul(weights.mT, half)
     to_weights = torch.matmul(half, value.mT)
     if ctx.relevance.rules.attention == "pass":
+        scores = scores_again(weights, log_sum(scores, weights, -1))
         to_scores, enter = passed_back(scores, weights, to_weights), account.lose
     else:
         to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)

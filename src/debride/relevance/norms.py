@@ -76,8 +76,8 @@ def group_norm(relevance: RelevancePass, call: Call) -> Any:
 def _unchanged(relevance: RelevancePass, call: Call) -> Tensor:
     """Let R pass as it is."""
     x = call.argument(0, "input")
-    plain = call.with_argument(0, "input", x.detach())
-    return passed(x, plain, Account(relevance.ledger, relevance.where()))
+    account = Account(relevance.ledger, relevance.where())
+    return passed(x, lambda x: call.with_argument(0, "input", x)(), account)
 
 
 def _normalise(
