@@ -28,7 +28,7 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-M, V = drawn(3, 3, seed=1), drawn(3, seed=2)
+M, V, W = drawn(3, 3, seed=1), drawn(3, seed=2), drawn(3, 4, 4, seed=4)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +206,57 @@ def test_flat_relevance_of_a_scaled_and_padded_image():
     share = (out / 4).repeat_interleave(2, 1).repeat_interleave(2, 2)  # 6 × 6, a quarter for each
     torch.testing.assert_close(found.input[0], share[:, 1:-1, 1:-1])
     assert found.constants["(border)"] == pytest.approx(float(share.sum() - found.input.sum()))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.silu, F.hardswish],
+    ids=["gelu", "tanh gelu", "silu", "hardswish"],
+)
+def test_activations_of_a_known_slope_pass_the_relevance_on(f):
+    x = 3 * drawn(4, 9)
+    found = explained(lambda x: f(2 * x), x)
+    torch.testing.assert_close(found.input, f(2 * x), rtol=1e-12, atol=1e-14)
+
+
+def test_the_slope_of_an_activation_at_zero_is_its_derivative():
+    """x = 0 carries no relevance itself, but what it is made of does."""
+    x = torch.tensor([[1.5, -1.5]], dtype=torch.float64)
+    for f, slope in ((F.gelu, 0.5), (F.silu, 0.5), (F.hardswish, 0.5), (torch.tanh, 1.0)):
+        found = explained(lambda x, f=f: f(x.sum(1, keepdim=True)), x).input
+        torch.testing.assert_close(found, slope * x)
+
+
+@pytest.mark.parametrize("rules", ["attnlrp", "cplrp", "dlb"])
+@pytest.mark.parametrize("kind", ["none", "boolean", "added", "causal"])
+def test_attention_in_one_call_equals_its_parts(kind, rules):
+    mask = {
+        "none": None,
+        "boolean": drawn(5, 5, seed=3) > -0.5,
+        "added": drawn(5, 5, seed=3),
+        "causal": torch.ones(5, 5, dtype=torch.bool).tril(),
+    }[kind]
+
+    def factors(x):
+        return x @ W[0], x @ W[1], x @ W[2]
+
+    def joined(x):
+        q, k, v = factors(x)
+        if kind == "causal":
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7)
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=0.7)
+
+    def apart(x):
+        q, k, v = factors(x)
+        scores = (0.7 * q) @ k.mT
+        if kind == "added":
+            scores = scores + mask
+        elif mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1) @ v
+
+    x = drawn(2, 3, 5, 4)
+    one, other = (explained(f, x, rules=rules) for f in (joined, apart))
+    torch.testing.assert_close(one.input, other.input, rtol=1e-9, atol=1e-10)
+    for part in one.shares:
+        assert one.shares[part] == pytest.approx(other.shares[part], abs=1e-9)

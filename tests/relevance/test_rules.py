@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from debride.relevance import RuleSet, attribute
+from debride.relevance.linear import LinearOperator
 from debride.relevance.rules import (
     AlphaBeta,
     Backtrace,
@@ -295,3 +296,40 @@ def test_norms_keep_means_and_biases_and_hold_the_scale(name):
     assert abs(found.delta) < 1e-9
     shown = ((x - mean) * scale * gain * weights).sum()
     assert float(found.input.sum()) == pytest.approx(float(shown))
+
+
+@pytest.mark.parametrize("rule", [ZPlus(), AlphaBeta(), Gamma(), Backtrace()])
+def test_what_no_longer_comes_out_of_a_relu_is_looked_at_again(rule):
+    """A ReLU's output is known to be nowhere negative, until the network writes into it."""
+
+    class Shifted(nn.Module):
+        def __init__(self, in_place):
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two, self.in_place = nn.Linear(5, 4), nn.Linear(4, 2), in_place
+
+        def forward(self, x):
+            x = torch.relu(self.one(x))
+            if self.in_place:
+                x -= 0.2
+                return self.two(x)
+            return self.two(x + torch.full_like(x, -0.2))
+
+    rules = RuleSet("one", rule, rule)
+    x = torch.randn(3, 5, dtype=torch.float64)
+    found = [attribute(Shifted(b).double(), x, 1, rules=rules).input for b in (True, False)]
+    torch.testing.assert_close(*found, **TIGHT)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_two_transposed_products_in_one(groups, transposed):
+    torch.manual_seed(0)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    x, kernel = torch.randn(2, 4, 7, 6), torch.randn(*((4, 6 // groups) if transposed else
+                                                       (6, 4 // groups)), 3, 2)  # fmt: skip
+    operator = LinearOperator(name, kernel, None, (2, 1), (1, 0), (1, 2), groups, (0, 0))
+    c = torch.randn_like(operator(x))
+    found = operator.adjoints(c, x, kernel, kernel.abs())
+    expected = operator.adjoint(c, x, kernel), operator.adjoint(c, x, kernel.abs())
+    torch.testing.assert_close(found, expected)

@@ -47,13 +47,13 @@ def check_plain(model: nn.Module, example: Tensor | None = None) -> None:
                 f"{what} is TorchScript, which cannot be looked into: give the network before "
                 "torch.jit.script or torch.jit.trace"
             )
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+        if "_orig_mod" in module._modules or module._compiled_call_impl:
             raise DebrideError(
                 f"{what} is compiled, which cannot be looked into: give it before torch.compile, "
                 "and compile the result"
             )
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if tensor.is_inference():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.is_inference():
                 raise DebrideError(
                     f"{what} was made or loaded under torch.inference_mode(), so that no gradient "
                     "can pass: make it outside of it"

@@ -21,12 +21,18 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     True
     """
     training = [(module, module.training) for module in model.modules()]
-    frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    frozen = [
+        (parameter, parameter.requires_grad)
+        for module, _ in training
+        for parameter in module._parameters.values()
+        if parameter is not None
+    ]
     try:
         yield model
     finally:
         for module, flag in training:
-            module.training = flag
+            if module.training != flag:
+                module.training = flag
         for parameter, flag in frozen:
             if parameter.requires_grad != flag:  # inference tensors refuse even the same
                 parameter.requires_grad_(flag)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from debride.relevance.blocks import inner
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
-from debride.relevance.identity import passed_softmax
+from debride.relevance.identity import log_sum, passed_back, passed_softmax, scores_again
 from debride.relevance.ledger import Account
 
 
@@ -34,8 +35,8 @@ class _Softmax(torch.autograd.Function):
         back = torch._softmax_backward_data(c, p, ctx.dim, ctx.dtype)
         # c of the scores sums to 0 along `dim`, so that log p stands for the scores: they differ
         # by a constant. Where p is 0 so is its relevance, also for a masked score of −inf.
-        scores = torch.where(p == 0, 0, p.log())
-        ctx.account.remain((p * c).sum() - (scores * back).sum())
+        scores = p.clamp(min=torch.finfo(p.dtype).tiny).log_()
+        ctx.account.remain(inner(p, c) - inner(scores, back))
         return back, None, None
 
 
@@ -57,7 +58,7 @@ def softmax(relevance: RelevancePass, call: Call) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention that keeps Q, K and V only: products and softmax are made again in the backward.
+    """Attention that keeps Q, K and V only: what stands between is made again in the backward.
 
     The attention weights, which are the largest tensors of a transformer, live for one layer.
     """
@@ -81,19 +82,68 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        *factors, mask = ctx.saved_tensors
-        ledger, needed = ctx.relevance.ledger, ctx.needs_input_grad[:3]
-        factors = [f.detach().requires_grad_(n) for f, n in zip(factors, needed, strict=True)]
-        with torch.enable_grad(), ctx.relevance.standing_in(ctx.place), ledger.apart() as leaves:
-            query, key, value = factors
-            result = _taken_apart(ctx.relevance, query, key, value, mask, ctx.causal, ctx.scale)
-        active = [factor for factor in factors if factor.requires_grad]
-        found = torch.autograd.grad(
-            result, [*active, *(leaf for _, leaf in leaves)], c, allow_unused=True
-        )
-        ledger.settle(found[len(active) :], leaves)
-        back = iter(found)
-        return *(next(back) if n else None for n in needed), None, None, None, None
+        back = _whole if _is_plain(ctx) else _by_parts
+        return *back(ctx, c), None, None, None, None
+
+
+def _is_plain(ctx: Any) -> bool:
+    """Tell whether all of Q, K and V depend on the image, as many of each, and no mask on top."""
+    query, key, value, mask = ctx.saved_tensors
+    lead = query.shape[:-2]
+    return (
+        ctx.relevance.rules.attention in ("attnlrp", "pass")
+        and all(ctx.needs_input_grad[:3])
+        and key.shape[:-2] == value.shape[:-2] == lead
+        and (mask is None or (mask.dtype == torch.bool and _within(mask.shape[:-2], lead)))
+    )
+
+
+def _within(shape: torch.Size, whole: torch.Size) -> bool:
+    """Tell whether a shape can be broadcast to another without making that larger."""
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(n in (1, m) for n, m in pairs)
+
+
+def _whole(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c of Q, K and V where no mask takes a share: the rules of all parts written out."""
+    query, key, value, mask = ctx.saved_tensors
+    account = Account(ctx.relevance.ledger, ctx.place)
+    scaled = query * ctx.scale
+    scores = torch.matmul(scaled, key.mT)
+    mask = _causal(scores) if ctx.causal else mask
+    if mask is not None:
+        scores.masked_fill_(~mask, float("-inf"))
+    weights, half = torch.softmax(scores, -1), c / 2
+    to_value = torch.matmul(weights.mT, half)
+    to_weights = torch.matmul(half, value.mT)
+    if ctx.relevance.rules.attention == "pass":
+        scores = scores_again(weights, log_sum(scores, weights, -1))
+        to_scores, enter = passed_back(scores, weights, to_weights), account.lose
+    else:
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        enter = account.remain
+    to_query = torch.matmul(to_scores, key).mul_(ctx.scale / 2)
+    to_key = torch.matmul(scaled.mT, to_scores).mT.div_(2)
+    # V has half of R and so had the weights; Q and K share what the scores had.
+    enter(inner(value, to_value) - inner(query, to_query) - inner(key, to_key))
+    return to_query, to_key, to_value
+
+
+def _by_parts(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+    """Return c of Q, K and V by a pass through each part."""
+    *factors, mask = ctx.saved_tensors
+    ledger, needed = ctx.relevance.ledger, ctx.needs_input_grad[:3]
+    factors = [f.detach().requires_grad_(n) for f, n in zip(factors, needed, strict=True)]
+    with torch.enable_grad(), ctx.relevance.standing_in(ctx.place), ledger.apart() as leaves:
+        query, key, value = factors
+        result = _taken_apart(ctx.relevance, query, key, value, mask, ctx.causal, ctx.scale)
+    active = [factor for factor in factors if factor.requires_grad]
+    found = torch.autograd.grad(
+        result, [*active, *(leaf for _, leaf in leaves)], c, allow_unused=True
+    )
+    ledger.settle(found[len(active) :], leaves)
+    back = iter(found)
+    return tuple(next(back) if n else None for n in needed)
 
 
 @register_operator("scaled_dot_product_attention")
@@ -122,9 +172,7 @@ def _taken_apart(
     scale: float,
 ) -> Tensor:
     scores = relevance.run(torch.matmul, query * scale, key.transpose(-2, -1))
-    if causal:
-        shape = (query.shape[-2], key.shape[-2])
-        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+    mask = _causal(scores) if causal else mask
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, float("-inf"))
     elif mask is not None:
@@ -132,6 +180,11 @@ def _taken_apart(
     weights = relevance.run(F.softmax, scores, dim=-1)
     result: Tensor = relevance.run(torch.matmul, weights, value)
     return result
+
+
+def _causal(scores: Tensor) -> Tensor:
+    """Return where a query may read a key."""
+    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
 
 
 _HEAD = (

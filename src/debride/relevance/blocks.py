@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 BLOCK = 2**16
@@ -49,7 +50,6 @@ def blocks(like: Tensor, dim: int = 1) -> Iterator[Block]:
 
     Examples
     --------
-    >>> import torch
     >>> [block.index for block in blocks(torch.zeros(2, 3, 256, 256))][:2]
     [(slice(0, 1, None), slice(0, 1, None)), (slice(0, 1, None), slice(1, 2, None))]
     """
@@ -68,3 +68,15 @@ def blocks(like: Tensor, dim: int = 1) -> Iterator[Block]:
         for begin in range(0, like.shape[1], step):
             channels = slice(begin, begin + step)
             yield Block((slice(row, row + 1), channels), channels, dim, like.ndim)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return Σ a ⊙ b.
+
+    Examples
+    --------
+    >>> inner(torch.ones(2, 2), torch.ones(2, 2))
+    tensor(4.)
+    """
+    parts = [(a[block.index] * b[block.index]).sum() for block in blocks(a)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -98,6 +98,7 @@ class RelevancePass(TorchFunctionMode):
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._overwritten = Overwritten()
         self._gates: Remembered[str] = Remembered()
+        self._unsigned: Remembered[bool] = Remembered()
         self._made: Remembered[_Made] = Remembered()
         self._remade: Remembered[Remade] = Remembered()
         self._place: str | None = None
@@ -185,9 +186,10 @@ class RelevancePass(TorchFunctionMode):
         """Return the name of the module whose forward is running."""
         if self._place is not None:
             return self._place
-        frame = sys._getframe(1)
+        frame, own = sys._getframe(1), globals()
         while True:
-            if frame.f_code.co_varnames[:1] == ("self",):
+            # The pass's own methods are left out first: to look at a frame's names is slow.
+            if frame.f_globals is not own and frame.f_code.co_varnames[:1] == ("self",):
                 owner = frame.f_locals.get("self")
                 if isinstance(owner, nn.Module) and id(owner) in self._names:
                     return self._names[id(owner)] or type(owner).__name__
@@ -215,6 +217,15 @@ class RelevancePass(TorchFunctionMode):
         self._gates.remember(tensor, kind)
         return tensor
 
+    def mark_unsigned(self, tensor: Tensor) -> Tensor:
+        """Remember that a tensor is nowhere negative, so that nobody need look."""
+        self._unsigned.remember(tensor, True)
+        return tensor
+
+    def unsigned(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is known to be nowhere negative."""
+        return self._unsigned.recall(tensor) is not None
+
     def gate_kind(self, tensor: Tensor) -> str | None:
         """Return which squashing function made a tensor, None if none did."""
         return self._gates.recall(tensor)
@@ -231,7 +242,8 @@ class RelevancePass(TorchFunctionMode):
                 self.ledger.watch(name, y, operator.bias, operator.channel_dim)
             self.made(y)
             return y
-        account = Account(self.ledger, self.where() if name is None else name)
+        name = self.where() if name is None else name
+        account = Account(self.ledger, name, unsigned=self.unsigned(x))
         if rule.of_input and not first:
             raise DebrideError(
                 f"the rule {type(rule).__name__} holds for the layer that reads the image, which "
@@ -257,7 +269,7 @@ class RelevancePass(TorchFunctionMode):
         if made is None or made.merge is None or made.account is None:
             return None
         rule, x, operator = made.merge
-        account = Account(self.ledger, self.where(), read=made.account.read)
+        account = replace(made.account, where=self.where())
         self.merged[made.account.where] = account.where
         return self._propagate(rule, x, operator.folded(scale, shift), output, account)
 
@@ -315,11 +327,11 @@ class RelevancePass(TorchFunctionMode):
         if isinstance(value, Tensor):
             if self._overwritten:
                 value = self._overwritten.current(value)
-            if isinstance(value, nn.Parameter) and value.requires_grad:
+            if value.requires_grad and isinstance(value, nn.Parameter):
                 return value.detach()
             return value
         if type(value) in (tuple, list):
-            return type(value)(self._prepare(item) for item in value)
+            return type(value)([self._prepare(item) for item in value])
         return value
 
     def _count_readers(self, values: Iterable[Any]) -> None:

@@ -8,26 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from debride.relevance.blocks import blocks
+from debride.relevance.kept import with_back
 from debride.relevance.ledger import Account
 
 EPSILON = 1e-6
 
 
-class _Passed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, f: Callable[[], Tensor], account: Account) -> Tensor:
-        y = f()
-        ctx.save_for_backward(x, y)
-        ctx.account = account
-        return y
+def passed_back(x: Tensor, y: Tensor, c: Tensor, account: Account | None = None) -> Tensor:
+    """Return y ⊙ c / (x ± ε), and enter what that loses where x is next to 0."""
+    back = torch.empty_like(y)
+    least, lost = y.new_full((), EPSILON), y.new_zeros(())
+    for block in blocks(y):
+        i = block.index
+        divisor = torch.copysign(least, x[i]).add_(x[i])
+        torch.mul(y[i], c[i], out=back[i]).div_(divisor)
+        if account is not None:  # R − x · R / (x ± ε) = ±ε · R / (x ± ε)
+            lost += divisor.sub_(x[i]).mul_(back[i]).sum()
+    if account is not None:
+        account.lose(lost)
+    return back
 
-    @staticmethod
-    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        relevance = y * c
-        back = relevance / torch.where(x < 0, x - EPSILON, x + EPSILON)
-        ctx.account.lose((relevance - x * back).sum())
-        return back, None, None
+
+def passed(x: Tensor, f: Callable[[Tensor], Tensor], account: Account) -> Tensor:
+    """Return `f(x)`, through which R goes to `x` value by value.
+
+    Where x is next to 0 it can carry nothing: that part is entered as lost.
+    """
+    return with_back(x, f, lambda x, y, c: passed_back(x, y, c, account))
 
 
 class _PassedSoftmax(torch.autograd.Function):
@@ -36,18 +44,14 @@ class _PassedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, account: Account) -> Tensor:
         p = torch.softmax(x, dim)
-        ctx.save_for_backward(p, torch.logsumexp(x, dim, keepdim=True))
+        ctx.save_for_backward(p, log_sum(x, p, dim))
         ctx.account = account
         return p
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         p, total = ctx.saved_tensors
-        x = torch.where(p == 0, 0, p.log() + total)  # a masked score carries nothing
-        relevance = p * c
-        back = relevance / torch.where(x < 0, x - EPSILON, x + EPSILON)
-        ctx.account.lose((relevance - x * back).sum())
-        return back, None, None
+        return passed_back(scores_again(p, total), p, c, ctx.account), None, None
 
 
 def passed_softmax(x: Tensor, dim: int, account: Account) -> Tensor:
@@ -56,10 +60,11 @@ def passed_softmax(x: Tensor, dim: int, account: Account) -> Tensor:
     return p
 
 
-def passed(x: Tensor, f: Callable[[], Tensor], account: Account) -> Tensor:
-    """Return `f()`, computed without autograd, through which R goes to `x` value by value.
+def log_sum(x: Tensor, p: Tensor, dim: int) -> Tensor:
+    """Return log Σ exp of scores whose softmax is p: the largest score less its logarithm."""
+    return x.amax(dim, keepdim=True) - p.amax(dim, keepdim=True).log_()
 
-    Where x is next to 0 it can carry nothing: that part is entered as lost.
-    """
-    y: Tensor = _Passed.apply(x, f, account)
-    return y
+
+def scores_again(p: Tensor, total: Tensor) -> Tensor:
+    """Return scores from their softmax; a masked one carries nothing, whatever stands for it."""
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().add_(total)

@@ -25,6 +25,41 @@ def on_relevance(tensor: Tensor, enter: Callable[[Tensor], None]) -> None:
     tensor.register_hook(meet)  # type: ignore[no-untyped-call]
 
 
+class Tally:
+    """Amounts of relevance under the names of the modules that they stayed in.
+
+    They are added up at the end, so that the pass back never waits for a device.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[str] = []
+        self._amounts: list[Tensor] = []
+
+    def enter(self, where: str, amount: Tensor) -> None:
+        """Enter one amount, a single number."""
+        self._places.append(where)
+        self._amounts.append(amount.detach())
+
+    def totals(self) -> dict[str, float]:
+        """Return the sum for each name.
+
+        Examples
+        --------
+        >>> tally = Tally()
+        >>> for amount in (1.0, 2.0):
+        ...     tally.enter("conv", torch.tensor(amount))
+        >>> tally.totals()
+        {'conv': 3.0}
+        """
+        found: dict[str, float] = {}
+        if self._amounts:
+            device = self._amounts[0].device
+            amounts = torch.stack([amount.to(device) for amount in self._amounts]).tolist()
+            for where, amount in zip(self._places, amounts, strict=True):
+                found[where] = found.get(where, 0.0) + amount
+        return found
+
+
 @dataclass
 class Ledger:
     """Sums of relevance by where they ended, over the whole batch.
@@ -33,9 +68,9 @@ class Ledger:
     added or concatenated parameters), in the softmax remainder, or is lost by a rule.
     """
 
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    remainders: dict[str, Tensor] = field(default_factory=dict)
-    lost: dict[str, Tensor] = field(default_factory=dict)
+    constants: Tally = field(default_factory=Tally)
+    remainders: Tally = field(default_factory=Tally)
+    lost: Tally = field(default_factory=Tally)
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
     reached: dict[str, Tensor] = field(default_factory=dict)
     at_input: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -45,19 +80,19 @@ class Ledger:
 
     def absorb(self, where: str, amount: Tensor) -> None:
         """Enter what a constant absorbed."""
-        self.constants[where] = self.constants.get(where, 0) + amount.detach()
+        self.constants.enter(where, amount)
 
     def absorb_along(self, where: str, c: Tensor, constant: Tensor, dim: int) -> None:
         """Enter Σ constant ⊙ c for a constant with one value for each index along `dim` of `c`."""
-        self.absorb(where, (channel_sums(c, dim) * constant).sum())
+        self.absorb(where, torch.dot(channel_sums(c, dim), constant.to(c)))
 
     def lose(self, where: str, amount: Tensor) -> None:
         """Enter what a rule did not pass on."""
-        self.lost[where] = self.lost.get(where, 0) + amount.detach()
+        self.lost.enter(where, amount)
 
     def remain(self, where: str, amount: Tensor) -> None:
         """Enter what a softmax over scores kept."""
-        self.remainders[where] = self.remainders.get(where, 0) + amount.detach()
+        self.remainders.enter(where, amount)
 
     def leaf(self, where: str, constant: Tensor) -> Tensor:
         """Return a stand-in for a constant whose c autograd will collect."""
@@ -120,12 +155,19 @@ class Account:
         The activation function that reads the operator's output, where there is one.
     read : Tensor or None
         What the layer read of the image, with its graph, where its rule holds there only.
+    unsigned : bool
+        Whether the input is known to be nowhere negative, as after a ReLU.
     """
 
     ledger: Ledger
     where: str
     after: str | None = None
     read: Tensor | None = None
+    unsigned: bool = False
+
+    def is_signed(self, x: Tensor) -> bool:
+        """Tell whether any value of the input is negative: if none is, half of the work can go."""
+        return not self.unsigned and bool(x.amin().item() < 0)
 
     def reach_input(self, relevance: Tensor) -> None:
         """Enter relevance of the input itself."""
@@ -159,7 +201,7 @@ class Account:
         if isinstance(epsilon, Tensor) or epsilon:
             self.ledger.lose(self.where, (sums * epsilon).sum())
         if bias is not None:
-            self.ledger.absorb(self.where, (sums * bias).sum())
+            self.ledger.absorb(self.where, torch.dot(sums, bias.to(sums)))
 
 
 def channel_sums(values: Tensor, dim: int) -> Tensor:

@@ -65,11 +65,11 @@ class LinearOperator:
         """
         if self.scale is None:
             return self, None
-        sign, size = self.scale.sign(), self.scale.abs()
-        kernel, bias = self.kernel, self.bias
-        if not bool((sign > 0).all()):
+        kernel, bias, size = self.kernel, self.bias, self.scale
+        if not size.amin().item() > 0:
             # A channel that is scaled by 0 has its bias only.
-            kernel, size = kernel * self._spread(sign), size.masked_fill(sign == 0, 1)
+            sign = size.sign()
+            kernel, size = kernel * self._spread(sign), size.abs().masked_fill(sign == 0, 1)
         bias = None if bias is None else bias / size
         return replace(self, kernel=kernel, scale=None, bias=bias), size
 
@@ -124,6 +124,17 @@ class LinearOperator:
             self.output_padding, self.groups, [True, False, False],
         )[0]  # fmt: skip
         return found
+
+    def adjoints(
+        self, c: Tensor, x: Tensor, first: Tensor, second: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return Wᵀ c for two sets of weights, in one product where they can stand side by side."""
+        if self.groups > 1 or self.transposed or self.border or self.name == "linear":
+            return self.adjoint(c, x, first), self.adjoint(c, x, second)
+        inputs = x.new_empty((x.shape[0], 2 * x.shape[1], *x.shape[2:]))
+        both = self.adjoint(c, inputs, torch.cat([first, second], 1))
+        one, other = both.chunk(2, 1)
+        return one, other
 
     def folded(self, scale: Tensor, shift: Tensor) -> LinearOperator:
         """Return the operator followed by ``· scale + shift`` for each output channel."""

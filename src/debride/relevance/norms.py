@@ -25,10 +25,10 @@ def batch_norm(relevance: RelevancePass, call: Call) -> Any:
     training, eps = call.argument(5, "training", False), call.argument(7, "eps", 1e-5)
     if training or mean is None or variance is None:
         return _normalise(relevance, x, [0, *range(2, x.ndim)], weight, bias, eps)
-    scale = (variance + eps).rsqrt()
+    scale = (variance + eps).rsqrt_()
     if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
+        scale.mul_(weight)
+    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
 
     def output() -> Tensor:
         with torch.no_grad():
@@ -76,8 +76,8 @@ def group_norm(relevance: RelevancePass, call: Call) -> Any:
 def _unchanged(relevance: RelevancePass, call: Call) -> Tensor:
     """Let R pass as it is."""
     x = call.argument(0, "input")
-    plain = call.with_argument(0, "input", x.detach())
-    return passed(x, plain, Account(relevance.ledger, relevance.where()))
+    account = Account(relevance.ledger, relevance.where())
+    return passed(x, lambda x: call.with_argument(0, "input", x)(), account)
 
 
 def _normalise(
@@ -88,9 +88,26 @@ def _normalise(
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    variance = x.detach().var(dims, unbiased=False, keepdim=True)
-    y = (x - x.mean(dims, keepdim=True)) * (variance + eps).rsqrt()
+    y: Tensor = _Normalise.apply(x, dims, eps)
     return _affine(relevance, y, weight, bias)
+
+
+class _Normalise(torch.autograd.Function):
+    """y = (x − mean) · rstd over some dimensions; c_x = rstd · c less its mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: list[int], eps: float) -> Tensor:
+        variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+        rstd = variance.add_(eps).rsqrt_()
+        ctx.save_for_backward(rstd)
+        ctx.dims = dims
+        return (x - mean).mul_(rstd)
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
+        (rstd,) = ctx.saved_tensors
+        back = c * rstd
+        return back.sub_(back.mean(ctx.dims, keepdim=True)), None, None
 
 
 def _affine(
@@ -123,8 +140,10 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         (rstd,) = ctx.saved_tensors
-        c = c * rstd if ctx.weight is None else c * (ctx.weight * rstd)
-        return c - c.mean(ctx.dims, keepdim=True), None, None, None, None
+        back = c * rstd
+        if ctx.weight is not None:
+            back.mul_(ctx.weight)
+        return back.sub_(back.mean(ctx.dims, keepdim=True)), None, None, None, None
 
 
 @register_operator("layer_norm")

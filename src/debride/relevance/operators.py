@@ -6,12 +6,15 @@ Linear operators are autograd's own; every other one has a handler here, in `nor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from debride.relevance.blocks import blocks
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
 from debride.relevance.linear import LINEAR_OPERATORS, read_call
@@ -58,10 +61,16 @@ def movement(relevance: RelevancePass, call: Call) -> Any:
     return result
 
 
-@register_operator(*_LINEAR, "relu", "relu_")
+@register_operator(*_LINEAR)
 def as_gradient(_: RelevancePass, call: Call) -> Any:
-    """Linear operators, ReLU and winners: the gradient is the rule."""
+    """Linear operators and winners: the gradient is the rule."""
     return call()
+
+
+@register_operator("relu", "relu_")
+def relu(relevance: RelevancePass, call: Call) -> Tensor:
+    """ReLU: the gradient is the rule."""
+    return relevance.mark_unsigned(call())
 
 
 @register_operator(*LINEAR_OPERATORS)
@@ -110,6 +119,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
+        if c.numel() < a.numel() + b.numel():
+            c = c / 2
+            return torch.matmul(c, b.mT), torch.matmul(a.mT, c)
         return torch.matmul(c, b.mT).div_(2), torch.matmul(a.mT, c).div_(2)
 
 
@@ -203,26 +215,55 @@ def halved(y: Tensor) -> Tensor:
 
 
 class _Secant(torch.autograd.Function):
-    """y = f(x); c_x = c_y ⊙ (f(x) − f(0)) / x, the derivative at 0 where x is 0."""
+    """y = f(x); c_x = c_y ⊙ slope(x), which is (f(x) − f(0)) / x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], offset: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.f, ctx.offset = f, offset
+        ctx.slope = slope
         return f(x)
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         # Cheap to make again, and as large as x to keep.
-        slope = (ctx.f(x) - ctx.offset if ctx.offset else ctx.f(x)) / x
-        at_zero = x == 0
-        if bool(at_zero.any()):
-            with torch.enable_grad():
-                zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
-                (tangent,) = torch.autograd.grad(ctx.f(zero), zero)
-            slope = torch.where(at_zero, torch.nan_to_num(tangent, 0.0, 0.0, 0.0), slope)
-        return c * slope, None, None
+        return ctx.slope(x.detach()).mul_(c), None, None
+
+
+def _secant_slope(x: Tensor, f: Callable[[Tensor], Tensor], offset: float) -> Tensor:
+    """Return (f(x) − f(0)) / x, the derivative at 0 where x is 0."""
+    slope = (f(x) - offset if offset else f(x)) / x
+    at_zero = x == 0
+    if bool(at_zero.any()):
+        with torch.enable_grad():
+            zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
+            (tangent,) = torch.autograd.grad(f(zero), zero)
+        slope = torch.where(at_zero, torch.nan_to_num(tangent, 0.0, 0.0, 0.0), slope)
+    return slope
+
+
+def _gelu_slope(x: Tensor, approximate: str = "none") -> Tensor:
+    """Return GELU(x) / x: the normal distribution function, or what stands for it."""
+    slope = torch.empty_like(x)
+    for block in blocks(x):
+        part, out = x[block.index], slope[block.index]
+        if approximate == "tanh":
+            torch.mul(part, part, out=out).mul_(0.044715).add_(1).mul_(part)
+            out.mul_(math.sqrt(2 / math.pi)).tanh_()
+        else:
+            torch.mul(part, math.sqrt(0.5), out=out).erf_()
+        out.add_(1).div_(2)
+    return slope
+
+
+# x ⊙ slope(x): known without a division.
+_SLOPES: dict[str, Callable[..., Tensor]] = {
+    "gelu": _gelu_slope,
+    "silu": lambda x, *_, **__: torch.sigmoid(x),
+    "hardswish": lambda x, *_, **__: F.hardsigmoid(x),
+}
 
 
 def _secant(relevance: RelevancePass, call: Call) -> Tensor:
@@ -235,8 +276,19 @@ def _secant(relevance: RelevancePass, call: Call) -> Tensor:
         result: Tensor = func(value, *rest, **kwargs)
         return result
 
-    offset = float(f(torch.zeros((), dtype=x.dtype, device=x.device)))
-    y: Tensor = _Secant.apply(x, f, offset)
+    offset = 0.0
+    if call.name in _SLOPES:
+
+        def slope(value: Tensor) -> Tensor:
+            return _SLOPES[call.name](value, *rest, **kwargs)
+
+    else:
+        offset = float(f(torch.zeros((), dtype=x.dtype, device=x.device)))
+
+        def slope(value: Tensor) -> Tensor:
+            return _secant_slope(value, f, offset)
+
+    y: Tensor = _Secant.apply(x, f, slope)
     if offset:
         relevance.ledger.watch(relevance.where(), y, offset)
     return relevance.remade(y, f, x)

@@ -12,28 +12,17 @@ from torch import Tensor
 
 from debride.relevance.calls import Call
 from debride.relevance.engine import RelevancePass, register_operator
-from debride.relevance.rules.base import is_signed
+from debride.relevance.kept import with_back
 
 
-class _BySize(torch.autograd.Function):
-    """y = A x with A ≥ 0; R goes by |x|: c_x = sign(x) ⊙ Aᵀ(y ⊙ c / A|x|)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        y = f(x)
-        ctx.save_for_backward(x, y)
-        ctx.f = f
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        with torch.enable_grad():
-            size = x.abs().requires_grad_()
-            total = ctx.f(size)
-        s = y * c / total.detach().clamp(min=torch.finfo(y.dtype).tiny)
-        (back,) = torch.autograd.grad(total, size, s)
-        return back * x.sign(), None
+def _by_size(x: Tensor, y: Tensor, c: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return c of x for y = A x, A ≥ 0, R by |x|: c_x = sign(x) ⊙ Aᵀ(y ⊙ c / A|x|)."""
+    with torch.enable_grad():
+        size = x.abs().requires_grad_()
+        total = f(size)
+    s = y * c / total.detach().clamp(min=torch.finfo(y.dtype).tiny)
+    (back,) = torch.autograd.grad(total, size, s)
+    return back * x.sign()
 
 
 @register_operator("sum", "mean", "nanmean", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -41,59 +30,48 @@ class _BySize(torch.autograd.Function):
 def average(relevance: RelevancePass, call: Call) -> Any:
     """Averages and sums: linear, or by the sizes of what is summed."""
     x = call.argument(0, "input")
-    if relevance.rules.averages == "ratio" or not is_signed(x):
+    if relevance.rules.averages == "ratio" or relevance.unsigned(x) or not x.amin().item() < 0:
         return call()
 
     def f(value: Tensor) -> Tensor:
         result: Tensor = call.with_argument(0, "input", value)()
         return result
 
-    return _BySize.apply(x, f)
+    return with_back(x, f, lambda x, y, c: _by_size(x, y, c, f))
 
 
-class _TiedMax(torch.autograd.Function):
-    """Max pooling that splits R among the winners of a window."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, pool: dict[str, Any], f: Callable[[], Tensor]) -> Tensor:
-        y = f()
-        ctx.save_for_backward(x, y)
-        ctx.pool = pool
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, y = ctx.saved_tensors
-        spatial = y.shape[2:]
-        kernel, stride, padding, dilation = (
-            ctx.pool[k] for k in ("kernel", "stride", "padding", "dilation")
+def _to_winners(x: Tensor, y: Tensor, c: Tensor, pool: dict[str, tuple[int, ...]]) -> Tensor:
+    """Return c of a max pool's input: R is split among the winners of a window."""
+    spatial = y.shape[2:]
+    kernel, stride, padding, dilation = (
+        pool[k] for k in ("kernel", "stride", "padding", "dilation")
+    )
+    reach = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in
+             zip(spatial, stride, kernel, dilation, strict=True)]  # fmt: skip
+    border: list[int] = []
+    for size, before, need in zip(x.shape[2:], padding, reach, strict=True):
+        border = [before, max(need - size - before, 0), *border]
+    padded = F.pad(x, border, value=float("-inf"))
+    windows: list[tuple[Any, ...]] = [
+        (
+            ...,
+            *(
+                slice(o * d, o * d + (n - 1) * s + 1, s)
+                for o, d, n, s in zip(offset, dilation, spatial, stride, strict=True)
+            ),
         )
-        reach = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in
-                 zip(spatial, stride, kernel, dilation, strict=True)]  # fmt: skip
-        border: list[int] = []
-        for size, before, need in zip(x.shape[2:], padding, reach, strict=True):
-            border = [before, max(need - size - before, 0), *border]
-        padded = F.pad(x, border, value=float("-inf"))
-        windows: list[tuple[Any, ...]] = [
-            (
-                ...,
-                *(
-                    slice(o * d, o * d + (n - 1) * s + 1, s)
-                    for o, d, n, s in zip(offset, dilation, spatial, stride, strict=True)
-                ),
-            )
-            for offset in itertools.product(*(range(k) for k in kernel))
-        ]
-        won = [padded[window] == y for window in windows]
-        winners = won[0].to(torch.uint8) if len(won) < 256 else won[0].long()
-        for other in won[1:]:
-            winners += other
-        share = c / winners
-        back = torch.zeros_like(padded)
-        for window, winner in zip(windows, won, strict=True):
-            back[window] += share * winner
-        inner: list[Any] = [slice(p, p + n) for p, n in zip(padding, x.shape[2:], strict=True)]
-        return back[(..., *inner)], None, None
+        for offset in itertools.product(*(range(k) for k in kernel))
+    ]
+    won = [padded[window] == y for window in windows]
+    winners = won[0].to(torch.uint8) if len(won) < 256 else won[0].long()
+    for other in won[1:]:
+        winners += other
+    share = c / winners
+    back = torch.zeros_like(padded)
+    for window, winner in zip(windows, won, strict=True):
+        back[window] += share * winner
+    inner: list[Any] = [slice(p, p + n) for p, n in zip(padding, x.shape[2:], strict=True)]
+    return back[(..., *inner)]
 
 
 @register_operator("max_pool1d", "max_pool2d", "max_pool3d",
@@ -117,13 +95,12 @@ def max_pool(relevance: RelevancePass, call: Call) -> Any:
         numbers = (value,) if isinstance(value, int) else tuple(value)
         name = key.removesuffix("_size")
         sizes[name] = numbers * spatial if len(numbers) == 1 else numbers
-    plain = call.with_argument(0, "input", x.detach())
     made: list[Any] = []
 
-    def f() -> Tensor:
-        made.append(plain())
+    def f(x: Tensor) -> Tensor:
+        made.append(call.with_argument(0, "input", x)())
         first: Tensor = made[0] if isinstance(made[0], Tensor) else made[0][0]
         return first
 
-    y = _TiedMax.apply(x, sizes, f)
+    y = with_back(x, f, lambda x, y, c: _to_winners(x, y, c, sizes))
     return y if isinstance(made[0], Tensor) else (y, *made[0][1:])

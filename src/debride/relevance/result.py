@@ -96,9 +96,8 @@ def from_ledger(
     relevance: Tensor, output: Tensor, ledger: Ledger, unknown: Mapping[str, list[str]]
 ) -> Relevance:
     """Make the result of a relevance pass: its account adds up to the explained output."""
-    constants = {name: float(value) for name, value in ledger.constants.items()}
-    remainders = {name: float(value) for name, value in ledger.remainders.items()}
-    lost = {name: float(value) for name, value in ledger.lost.items()}
+    constants, remainders = ledger.constants.totals(), ledger.remainders.totals()
+    lost = ledger.lost.totals()
     shares = {
         "input": float(relevance.sum(dtype=torch.float64)),
         "constants": sum(constants.values()),

@@ -20,19 +20,18 @@ from debride.relevance.rules.base import Remade
                    "index_fill", "index_add", "scatter", "scatter_add", "index_put")  # fmt: skip
 def add_constants(relevance: RelevancePass, call: Call) -> Any:
     """Sums and joins: linear in what depends on the input; constants absorb their share."""
-    place = relevance.where()
 
     def stand_in(value: Any) -> Any:
         if isinstance(value, Tensor):
             if value.requires_grad or not value.is_floating_point():
                 return value
-            return relevance.ledger.leaf(place, value)
+            return relevance.ledger.leaf(relevance.where(), value)
         if type(value) in (tuple, list):
             return type(value)(stand_in(item) for item in value)
         return value
 
     if relevance.rules.sums != "ratio" and call.name in ("add", "sub"):
-        return _shared(relevance, call, place)
+        return _shared(relevance, call)
     if call.name in _WRITES:
         call = _number_as_tensor(call)
     args, kwargs = stand_in(call.args), {k: stand_in(v) for k, v in call.kwargs.items()}
@@ -44,9 +43,9 @@ def add_constants(relevance: RelevancePass, call: Call) -> Any:
     if call.name in ("add", "sub", "rsub", "__rsub__"):
         number, sign = _added_number(call)
         if number:
-            relevance.ledger.watch(place, result, sign * number)
+            relevance.ledger.watch(relevance.where(), result, sign * number)
     elif call.name == "pad":
-        _absorb_padding(relevance, call, result, place)
+        _absorb_padding(relevance, call, result)
     return result
 
 
@@ -75,14 +74,14 @@ def _added_number(call: Call) -> tuple[float, float]:
     return 0.0, 1.0
 
 
-def _absorb_padding(relevance: RelevancePass, call: Call, result: Tensor, place: str) -> None:
+def _absorb_padding(relevance: RelevancePass, call: Call, result: Tensor) -> None:
     """A border of one number absorbs what arrives at it."""
     value = call.argument(3, "value") or 0
     if not value or call.argument(2, "mode", "constant") != "constant":
         return
     empty = torch.zeros_like(call.argument(0, "input"), requires_grad=False)
     border = F.pad(empty, call.argument(1, "pad"), value=value)
-    ledger = relevance.ledger
+    ledger, place = relevance.ledger, relevance.where()
     on_relevance(result, lambda c: ledger.absorb(place, (c * border).sum()))
 
 
@@ -130,10 +129,10 @@ def _by_size(a: Tensor, b: Tensor, c: Tensor) -> list[Tensor]:
     return parts
 
 
-def _shared(relevance: RelevancePass, call: Call, place: str) -> Tensor:
+def _shared(relevance: RelevancePass, call: Call) -> Tensor:
     """Sum by sizes or alike; numbers and constants take part and absorb."""
     a, b = call.args[0], call.argument(1, "other")
-    like = a if isinstance(a, Tensor) else b
+    like, place = a if isinstance(a, Tensor) else b, relevance.where()
     parts = [
         value if isinstance(value, Tensor) else torch.full((), value).to(like) for value in (a, b)
     ]

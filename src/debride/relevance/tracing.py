@@ -160,7 +160,8 @@ def gradients(
 def prepared(model: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode, with autograd on; everything comes back as it was."""
     with torch.inference_mode(False), torch.enable_grad(), undisturbed(model):
-        model.eval()
+        if any(module.training for module in model.modules()):
+            model.eval()
         yield
 
 
@@ -226,6 +227,8 @@ def check_taps(model: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
     DebrideError
         For a name that the network does not have.
     """
+    if not taps:
+        return {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for tap in taps:
         if tap.removesuffix(INPUT) not in modules:

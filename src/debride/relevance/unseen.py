@@ -37,15 +37,24 @@ def unseen(model: nn.Module, images: Tensor, explained: Tensor) -> dict[str, lis
 def scripted_functions(model: nn.Module) -> dict[str, list[str]]:
     """Name the functions of ``torch.jit.script`` that a module's forward calls by name."""
     found: dict[str, list[str]] = {}
-    for where, module in model.named_modules():
-        forward = getattr(type(module).forward, "__wrapped__", type(module).forward)
-        code = getattr(forward, "__code__", None)
-        for name in () if code is None else code.co_names:
-            if isinstance(forward.__globals__.get(name), torch.jit.ScriptFunction):
+    called = {kind: _scripted_in(kind) for kind in set(map(type, model.modules()))}
+    if any(called.values()):
+        for where, module in model.named_modules():
+            for name in called[type(module)]:
                 found.setdefault(f"scripted function {name}", []).append(
                     where or type(module).__name__
                 )
     return found
+
+
+def _scripted_in(kind: type[nn.Module]) -> list[str]:
+    forward = getattr(kind.forward, "__wrapped__", kind.forward)
+    code = getattr(forward, "__code__", None)
+    return [
+        name
+        for name in (() if code is None else code.co_names)
+        if isinstance(forward.__globals__.get(name), torch.jit.ScriptFunction)
+    ]
 
 
 def _placed(model: nn.Module, images: Tensor) -> dict[str, list[str]]:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from debride.errors import DebrideError
+from debride.relevance.blocks import blocks
 from debride.relevance.ledger import Account, along, channel_sums
 from debride.relevance.linear import LinearOperator
-from debride.relevance.rules.base import Rule, is_signed
+from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import register_rule
 from debride.relevance.rules.zplus import signed_adjoint, signed_parts
 
@@ -56,7 +57,7 @@ class Backtrace(Rule):
         dim, tiny = operator.channel_dim, torch.finfo(y.dtype).tiny
         operator, _ = operator.unscaled()
         bias = None if operator.bias is None else operator.bias.abs()
-        signed = is_signed(x)
+        signed = account.is_signed(x)
         size, relevance = x.abs() if signed else x, y * c
         # Nothing reaches an output whose sum is 0, and so is y: R is 0 there.
         offset = operator.kernel.new_full((y.shape[dim],), tiny) if bias is None else bias + tiny
@@ -67,12 +68,12 @@ class Backtrace(Rule):
             s = relevance.div_(operator(size, weight, offset))
             back = operator.adjoint(s, x, weight)
         account.settle(channel_sums(s, dim), bias)
-        return back.mul_(x.sign()) if signed else back
+        return _signed_as(x, back) if signed else back
 
     def _by_sign(
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
-        signed, dim = is_signed(x), operator.channel_dim
+        signed, dim = account.is_signed(x), operator.channel_dim
         above, below = signed_parts(x, y, operator, signed=signed)
         below = -below
         low, high = self.bounds.get(account.after or "", (-_INFINITE, _INFINITE))
@@ -98,12 +99,21 @@ def _by_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return s, in place of R, and |W|ᵀs of a linear layer; |W| is never held whole."""
     step = max(1, _ROWS_BYTES // (weight.shape[1] * weight.element_size()))
-    back = torch.zeros_like(size)
+    inputs, s = (v.reshape(-1, v.shape[-1]) for v in (size, relevance))
+    back = torch.empty_like(inputs)
     for begin in range(0, weight.shape[0], step):
         rows = slice(begin, begin + step)
         part = weight[rows].abs()
-        back += relevance[..., rows].div_(F.linear(size, part, offset[rows])) @ part
-    return relevance, back
+        share = s[:, rows].div_(F.linear(inputs, part, offset[rows]))
+        back.addmm_(share, part, beta=1 if begin else 0)
+    return s.view(relevance.shape), back.view(size.shape)
+
+
+def _signed_as(x: Tensor, back: Tensor) -> Tensor:
+    """Return back ⊙ sign(x), in its place."""
+    for block in blocks(x):
+        back[block.index].mul_(x[block.index].sign())
+    return back
 
 
 @register_rule("contrastive")
@@ -130,7 +140,7 @@ class Contrastive(Rule):
                 f"the contrastive mode needs the images in the first dimension, which they are "
                 f"not in module '{account.where}': use the default mode"
             )
-        signed = is_signed(image)
+        signed = account.is_signed(image)
         above, below = signed_parts(image, out, operator, signed=signed)
         plus, minus = out * c[:half], out * c[half:]
         single = (above == 0) | (below == 0)

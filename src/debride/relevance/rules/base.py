@@ -105,8 +105,3 @@ def propagate(
     known = None if rule.of_input else remade
     y: Tensor = _Propagate.apply(x, rule, operator, output, account, known)
     return y
-
-
-def is_signed(x: Tensor) -> bool:
-    """Tell whether any value is negative: after a ReLU none is, and half of the work can go."""
-    return bool((x.amin() < 0).item())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from debride.relevance.ledger import Account, along, channel_sums
 from debride.relevance.linear import LinearOperator
-from debride.relevance.rules.base import Rule, is_signed
+from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import register_rule
 from debride.relevance.rules.zplus import signed_adjoint, signed_parts
 
@@ -37,7 +37,7 @@ class Gamma(Rule):
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         """Return c of the input."""
-        signed = is_signed(x)
+        signed = account.is_signed(x)
         above, below = signed_parts(x, y, operator, signed=signed)
         if operator.bias is not None:
             shift = along(operator.bias, operator.channel_dim, y)

@@ -11,7 +11,7 @@ from debride.errors import DebrideError
 from debride.relevance.blocks import Block, blocks
 from debride.relevance.ledger import Account, channel_sums
 from debride.relevance.linear import LinearOperator
-from debride.relevance.rules.base import Rule, is_signed
+from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import register_rule
 
 
@@ -44,11 +44,12 @@ class ZPlus(Rule):
         epsilon = self.epsilon if factor is None else self.epsilon / factor
         offset = epsilon if bias is None else bias + epsilon
         positive = operator.kernel.clamp(min=0)
-        if is_signed(x):
+        if account.is_signed(x):
             s, sums = _shares_above(x, y, c, operator, factor, offset)
-            back = operator.adjoint(s, x, positive)
-            below = operator.adjoint(s, x, operator.kernel.clamp(max=0))
-            back = torch.where(x < 0, below, back)
+            # W⁺ᵀs where x ≥ 0 and W⁻ᵀs where x < 0: half of Wᵀs and of ±|W|ᵀs.
+            kernel = operator.kernel / 2
+            back, sided = operator.adjoints(s, x, kernel, kernel.abs())
+            back = add_by_sign(back, sided, x)
         else:
             if not isinstance(offset, Tensor):
                 offset = operator.kernel.new_full((y.shape[dim],), offset)
@@ -73,10 +74,10 @@ def _shares_above(
     sums = s.new_zeros(s.shape[dim])
     for block in blocks(s, dim):
         i = block.index
-        above, _ = _parts(y[i], s[i], operator.bias, factor, block)
+        above = _above(y[i], s[i], operator.bias, factor, block)
         share = (y[i] * c[i]).div_(above + block.of(offset))
         sums[block.channels] += channel_sums(share, dim)
-        s[i] = share.masked_fill_(above == 0, 0)
+        torch.mul(share, above.sign_(), out=s[i])
     return s, sums
 
 
@@ -113,7 +114,7 @@ class AlphaBeta(Rule):
         self, x: Tensor, y: Tensor, c: Tensor, operator: LinearOperator, account: Account
     ) -> Tensor:
         """Return c of the input."""
-        signed, dim = is_signed(x), operator.channel_dim
+        signed, dim = account.is_signed(x), operator.channel_dim
         operator, factor = operator.unscaled()
         epsilon = self.epsilon if factor is None else self.epsilon / factor
         b = operator.bias if self.bias else None
@@ -141,7 +142,16 @@ class AlphaBeta(Rule):
         account.settle(2 * sums[1], low, -epsilon)
         back = operator.adjoint(both, x)
         sided = operator.adjoint(difference, x, weight)
-        return back.add_(torch.where(x < 0, -sided, sided) if signed else sided)
+        return add_by_sign(back, sided, x) if signed else back.add_(sided)
+
+
+def add_by_sign(back: Tensor, sided: Tensor, x: Tensor) -> Tensor:
+    """Return `back` with `sided` added where x ≥ 0 and taken away where x < 0."""
+    one, both = x.new_ones(()), torch.empty_like(x)
+    for block in blocks(x):
+        i = block.index
+        torch.addcmul(back[i], sided[i], torch.copysign(one, x[i]), out=both[i])
+    return both
 
 
 def _parts(
@@ -151,14 +161,29 @@ def _parts(
 
     They are (Wx + A) / 2 and (Wx − A) / 2; y is still multiplied by `factor`, the rest is not.
     """
+    total, noise = _total(y, size, bias, factor, block)
+    above, below = (total + size).div_(2), (total - size).div_(2)
+    return above.masked_fill_(above < noise, 0), below.masked_fill_(below > -noise, 0)
+
+
+def _above(
+    y: Tensor, size: Tensor, bias: Tensor | None, factor: Tensor | None, block: Block
+) -> Tensor:
+    """Return the first of `_parts`."""
+    total, noise = _total(y, size, bias, factor, block)
+    above = (total + size).div_(2)
+    return above.masked_fill_(above < noise, 0)
+
+
+def _total(
+    y: Tensor, size: Tensor, bias: Tensor | None, factor: Tensor | None, block: Block
+) -> tuple[Tensor, Tensor]:
+    """Return Wx, and how much of a sum of contributions may be what rounding left."""
     total = y if factor is None else y / block.of(factor)
     noise = size
     if bias is not None:
         total, noise = total - block.of(bias), size + block.of(bias.abs())
-    # What rounding leaves of a difference is not a contribution.
-    noise = noise * (64 * torch.finfo(y.dtype).eps)
-    above, below = (total + size).div_(2), (total - size).div_(2)
-    return above.masked_fill_(above < noise, 0), below.masked_fill_(below > -noise, 0)
+    return total, noise * (64 * torch.finfo(y.dtype).eps)
 
 
 def signed_parts(
@@ -186,6 +211,4 @@ def signed_adjoint(
     """
     both = operator.adjoint(s_above + s_below, x)
     sided = operator.adjoint(s_above - s_below, x, operator.weight.abs())
-    if signed:
-        sided = torch.where(x < 0, -sided, sided)
-    return both.add_(sided).div_(2)
+    return (add_by_sign(both, sided, x) if signed else both.add_(sided)).div_(2)
