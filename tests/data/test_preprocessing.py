@@ -85,6 +85,13 @@ def test_resize_and_crop_as_torchvision_does(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+def test_a_crop_out_of_a_smaller_image_is_refused() -> None:
+    image = np.zeros((20, 30), dtype=np.uint8)
+    with pytest.raises(DebrideError, match=r"20 × 30 pixels is too small for a crop of 24"):
+        plain((24, 24), 3, crop=24).read(image)
+    assert plain((24, 24), 3, resize=24, crop=24).read(image).shape == (3, 24, 24)
+
+
 def test_resize_alone_crops_to_the_size() -> None:
     pixels = np.zeros((10, 30), dtype=np.uint8)
     pixels[:, 10:20] = 255
