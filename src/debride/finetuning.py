@@ -103,7 +103,7 @@ def told(tuned: FineTuned | None, metric: str) -> dict[str, Any]:
         f"epoch {tuned.best_epoch} of {len(tuned.history)}, validation {metric} "
         f"{tuned.before:.3f} → {tuned.after:.3f}"
         if tuned.best_epoch
-        else f"no epoch was better than {metric} {tuned.before:.3f}: the network stays as it was"
+        else f"no epoch was better, {metric} {tuned.before:.3f}: the network stays as it was"
     )
     if not tuned.kept:
         came = "the result would break the floor of the search: the network stays as it was"

@@ -19,7 +19,7 @@ from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.models.state import undisturbed
 from debride.progress import track
-from debride.resume import Progress, read_progress, remove_progress, write_progress
+from debride.resume import Best, Progress, read_progress, remove_progress, write_progress
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,10 @@ class Lesson:
     loss : callable
         (images, labels or None) → scalar, in training mode, on the device.
     validate : callable
-        () → (metric, loss) on the validation images; the higher metric, or at the same metric the
-        lower loss, is the better network.
+        () → (metric, loss) on the validation images.
+    by_loss : bool
+        Whether the better network is the one of lower loss; else that of the higher metric, or at
+        the same metric of the lower loss.
     name : str
         What the progress bar says.
     rate_flag : str
@@ -70,8 +72,15 @@ class Lesson:
 
     loss: Callable[[Tensor, Tensor | None], Tensor]
     validate: Callable[[], tuple[float, float]]
+    by_loss: bool = False
     name: str = "training"
     rate_flag: str = "--lr"
+
+    def better(self, metric: float, loss: float, best: Best) -> bool:
+        """Tell whether an epoch is better than the best so far."""
+        if self.by_loss:
+            return not loss >= best.loss  # what was not finite before is worse
+        return (metric, -loss) > (best.metric, -best.loss)
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ def learn(
                 seconds = time.monotonic() - began
                 record = EpochRecord(epoch, loss, validation_loss, metric, rate, seconds)
                 history.append(record)
-                if (metric, -validation_loss) > (best.metric, -best.loss):
+                if lesson.better(metric, validation_loss, best):
                     best = best.replaced(model, epoch, metric, validation_loss)
                 if folder is not None:
                     state = Progress([asdict(entry) for entry in history], best)

@@ -151,8 +151,9 @@ def finetune(
 
     The loss of a batch is (1 − labels) · T² KL(original, network) + labels · class-balanced
     cross-entropy + features · relative squared distance of what the last layer reads + relevance ·
-    (1 − cosine of the heatmaps). The loop is that of `debride.learning.learn`; where no epoch is
-    better on the validation images, the network stays as it was.
+    (1 − cosine of the heatmaps). The loop is that of `debride.learning.learn`; the best epoch is
+    the one nearest to the original on the validation images, or with labels the one of the highest
+    metric. Where none is better than before, the network stays as it was.
 
     Parameters
     ----------
@@ -202,8 +203,9 @@ def finetune(
         lesson = Lesson(
             lambda images, labels: loss(model, images, labels),
             lambda: measure(model),
-            "fine-tuning",
-            "--finetune-lr",
+            by_loss=settings.labels == 0,
+            name="fine-tuning",
+            rate_flag="--finetune-lr",
         )
         begun = time.monotonic()
         before = measure(model)

@@ -17,7 +17,8 @@ class FinetuneSettings(Settings):
     finetune: int | None = option(
         None,
         "Passes over the training images, at most, in which the cut network learns to say what "
-        "the original says; its best weights on the validation images are kept.",
+        "the original says; the weights that come nearest to it on the validation images are kept, "
+        "or with --finetune-labels those of the best metric.",
         panel=PANEL,
         metavar="EPOCHS",
         shown="none",
