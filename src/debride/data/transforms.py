@@ -131,9 +131,9 @@ class Fit(Transform):  # type: ignore[misc]
         if self.crop is not None or self.resize is not None:
             box = self.spatial if self.crop is None else (self.crop,) * len(self.spatial)
             if self.crop is not None and min(image.shape[1:]) < self.crop:
-                size = " × ".join(map(str, image.shape[1:]))
+                pixels = " × ".join(map(str, image.shape[1:]))
                 raise DebrideError(
-                    f"an image of {size} pixels is too small for a crop of {self.crop}: give "
+                    f"an image of {pixels} pixels is too small for a crop of {self.crop}: give "
                     f"resize {self.crop} or more before it, or a smaller crop"
                 )
             # A copy, so that a cached crop does not hold on to the whole image.
