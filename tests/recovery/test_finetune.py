@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from debride import prune
-from debride.drift import Drift
 from debride.errors import DebrideError
 from debride.learning import EpochRecord
 from debride.planning.groups import find_groups
@@ -210,17 +209,15 @@ def test_the_features_compared_are_those_that_were_kept(monkeypatch: pytest.Monk
     torch.testing.assert_close(teacher, maps)
 
 
-def _likeness(case: Case) -> tuple[float, float]:
-    """Return mean cosine and rank correlation of the heatmaps of images it has not seen."""
+def _likeness(case: Case) -> float:
+    """Return the mean cosine of the heatmaps of images that were not learned from."""
     images = _images(32, 5)
     target = case.net(images).argmax(1)
     theirs, own = (
         explained(model.eval(), images, target, differentiable=False)[1]
         for model in (case.net, case.small)
     )
-    data = _loader(_images(32, 5), case._labels(32, 5), shuffle=False)
-    compare = Drift(case.net, data, case.task, rules="epsilon", seed=0, device=CPU)
-    return 1 - float(relevance_distance(own, theirs)), 1 - compare(case.small)
+    return 1 - float(relevance_distance(own, theirs))
 
 
 def test_relevance_matching_keeps_it_looking_at_the_same_places() -> None:
@@ -228,9 +225,7 @@ def test_relevance_matching_keeps_it_looking_at_the_same_places() -> None:
     for case, weight in ((without, 0.0), (matched, 3.0)):
         fall = itertools.count()  # the last epoch of each is taken
         case.tune(epochs=30, relevance=weight, measure=lambda _: (0.0, -float(next(fall))))  # noqa: B023
-    (cosine, ranks), (usual_cosine, usual_ranks) = _likeness(matched), _likeness(without)
-    assert cosine > usual_cosine + 0.05
-    assert ranks > usual_ranks + 0.02
+    assert _likeness(matched) > _likeness(without) + 0.05
 
 
 def test_labels_teach_what_the_original_does_not_know() -> None:
