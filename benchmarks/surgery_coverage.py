@@ -255,9 +255,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "Where a ratio is refused, the nearest that is not holds all of the rest.",
         "",
         "`reached` is the part of parameters and of MACs in layers that shrink with the units, and",
-        "`kept` what is left of the MACs at each ratio. The ONNX column is how far onnxruntime is from",
-        "torch with every second unit cut ([more](export_coverage.md)); rows of residual width were",
-        "not exported.",
+        "`kept` what is left of the MACs at each ratio. The ONNX column is how far onnxruntime is",
+        "from torch with every second unit cut ([more](export_coverage.md)); rows of residual",
+        "width were not exported.",
         "",
         "| family | network | image | units | reached (params, MACs) | differs by "
         f"| MACs kept at {ratios} | ONNX | holds |",
@@ -279,7 +279,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         )
         lines.append(
             f"| {row['family']} | {row['name']} | {size} | {units} | {reached} | {worst:.0e} "
-            f"| {kept} | {exported.get((row['family'], row['name']), '–')} | {verdict(row) or 'yes'} |"
+            f"| {kept} | {exported.get((row['family'], row['name']), '–')} "
+            f"| {verdict(row) or 'yes'} |"
         )
     lines += [
         "",
