@@ -258,10 +258,10 @@ def main() -> None:
         """Tell whether rows are to be measured, and take old ones out."""
         rows = results.setdefault(part, [])
         here = [row for row in rows if (row["network"], row["batch"]) == (name, batch)]
-        if here and not options.only:
+        if name not in options.only if options.only else here:
             return False
         results[part] = [row for row in rows if row not in here]
-        return name in (options.only or NETWORKS)
+        return True
 
     def keep(part: str, rows: list[dict[str, Any]]) -> None:
         order = list(NETWORKS)
