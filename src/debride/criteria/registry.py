@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, get_type_hints
@@ -12,7 +11,7 @@ from torch import nn
 
 from debride.criteria.scores import Scores
 from debride.data.batches import check_repeatable, unpack
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.models.state import undisturbed
 from debride.planning.groups import find_groups
 from debride.planning.plan import Group
@@ -92,21 +91,17 @@ def criterion_options(name: str) -> dict[str, Any] | None:
 def check_criterion(name: str, options: Iterable[str] = ()) -> None:
     """Raise a sentence that names what is close, unless the criterion and its options are known."""
     if _plain(name) not in _CRITERIA:
-        raise DebrideError(f"no criterion '{name}': {_close(_plain(name), criterion_names())}")
+        raise DebrideError(f"no criterion '{name}': {hint(_plain(name), criterion_names())}")
     for option in options:
         known = criterion_options(name)
         if known is not None and option not in known:
-            hint = _close(option, [*known])
-            raise DebrideError(f"the criterion '{_plain(name)}' has no option '{option}': {hint}")
+            raise DebrideError(
+                f"the criterion '{_plain(name)}' has no option '{option}': {hint(option, known)}"
+            )
 
 
 def _plain(name: str) -> str:
     return name.replace("-", "_")
-
-
-def _close(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def score(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from debride.data.preprocessing import Preprocessing
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.explaining.baselines import baseline_of, grey
 from debride.models.outputs import logits
 from debride.options import pairs_of, parsed, value_of
@@ -187,13 +187,6 @@ def difference(towards: int, against: int) -> Callable[[Any], Tensor]:
         return scores[:, towards] - scores[:, against]
 
     return values
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """Name what is close, or all that is known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
 @dataclass(frozen=True)

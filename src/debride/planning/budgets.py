@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.models.attention import Heads, heads_of, is_attention, opened
 from debride.planning.costs import macs_by_module
 from debride.planning.layers import AXIS, bare_parameters, is_depthwise, is_grouped, part, width
@@ -77,9 +76,7 @@ def budget_names() -> tuple[str, ...]:
 def cost_model(kind: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> Cost:
     """Return how a kind of cost depends on what is cut."""
     if kind not in _BUDGETS:
-        close = difflib.get_close_matches(kind, _BUDGETS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(_BUDGETS)}"
-        raise DebrideError(f"no budget '{kind}': {hint}")
+        raise DebrideError(f"no budget '{kind}': {hint(kind, _BUDGETS)}")
     return _BUDGETS[kind](model, groups, example)
 
 

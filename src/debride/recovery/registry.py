@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.planning.plan import Group, PlannedGroup
 
 Recovery = Callable[[nn.Module, Sequence[PlannedGroup]], None]
@@ -39,9 +38,7 @@ def recovery_names() -> tuple[str, ...]:
 def check_recovery(name: str | None) -> None:
     """Raise a sentence that names what is close, unless the recovery is known."""
     if name is not None and name not in recovery_names():
-        close = difflib.get_close_matches(name, recovery_names(), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(recovery_names())}"
-        raise DebrideError(f"no recovery '{name}': {hint}")
+        raise DebrideError(f"no recovery '{name}': {hint(name, recovery_names())}")
 
 
 def tries(name: str | None) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -102,9 +101,7 @@ def strategy_of(name: str) -> Strategy:
     """
     plain = name.replace("-", "_")
     if plain not in _STRATEGIES:
-        close = difflib.get_close_matches(plain, strategy_names(), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(strategy_names())}"
-        raise DebrideError(f"no reference strategy '{name}': {hint}")
+        raise DebrideError(f"no reference strategy '{name}': {hint(plain, strategy_names())}")
     return _STRATEGIES[plain]
 
 

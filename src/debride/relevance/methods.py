@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.relevance.result import Relevance
 from debride.relevance.rules import RuleSet
 from debride.relevance.targets import Goal, Target, check_finite, check_images, decide
@@ -118,7 +117,7 @@ def method_options(name: str) -> dict[str, Any] | None:
     {'layer': str | None, 'relu': <class 'bool'>, 'memory': float | None}
     """
     if name not in _METHODS:
-        raise DebrideError(f"no explanation method '{name}': {_close(name, method_names())}")
+        raise DebrideError(f"no explanation method '{name}': {hint(name, method_names())}")
     known = inspect.signature(_METHODS[name]).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in known):
         return None
@@ -202,7 +201,7 @@ def attribute(
     known = method_options(method)
     for name in options:
         if known is not None and name not in known:
-            raise DebrideError(f"method '{method}' has no option '{name}': {_close(name, known)}")
+            raise DebrideError(f"method '{method}' has no option '{name}': {hint(name, known)}")
     run = _METHODS[method]
     images = check_images(images)
     with prepared(model):
@@ -217,9 +216,3 @@ def attribute(
         check_taps(model, names)
         request = Request(model, images.detach(), target, tuple(names), rules, strict)
         return run(request, **options)
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"

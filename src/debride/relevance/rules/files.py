@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.relevance.rules.base import Rule
-from debride.relevance.rules.registry import hint, make_rule
+from debride.relevance.rules.registry import make_rule
 from debride.relevance.rules.sets import CHOICES, RuleSet
 
 _KINDS = ("linear", "convolution", "first")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.relevance.rules.base import Rule
 
 Kind = TypeVar("Kind", bound=type[Rule])
@@ -54,12 +53,6 @@ def make_rule(name: str, **options: Any) -> Rule:
             raise DebrideError(f"{key}={value!r} of the rule '{name}' is not a number")
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return kind(**options)
-
-
-def hint(name: object, known: Any) -> str:
-    """Return what is close to a name, or all that is known."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def _is_numeric(value: Any) -> bool:

@@ -10,10 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule
-from debride.relevance.rules.registry import hint
 
 Sums = Literal["ratio", "abs", "half"]
 Averages = Literal["ratio", "abs"]
