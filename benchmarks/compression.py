@@ -24,7 +24,7 @@ import yaml
 from debride.comparing.figures import figure
 from debride.comparing.grid import cells_of, read_grid
 from debride.comparing.summary import Line, lines_of, mean, rows_of
-from debride.comparing.tables import page, places, share, signed
+from debride.comparing.tables import named, page, places, share, signed
 from debride.files import write_atomic
 
 HERE = Path(__file__).parent
@@ -108,7 +108,10 @@ def overall(lines: list[Line]) -> list[str]:
         )
         loss = mean(x.test_loss.value for x in part)
         rows.append(
-            (removed.value, f"| {criterion} | {share(removed)} | {signed(loss)} | {share(test)} |")
+            (
+                removed.value,
+                f"| {named(criterion, stage)} | {share(removed)} | {signed(loss)} | {share(test)} |",
+            )
         )
     rows.sort(reverse=True)
     head = "| criterion | MACs removed | its test loss | MACs removed at −1 on test |"

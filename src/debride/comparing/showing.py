@@ -10,7 +10,7 @@ from rich.table import Table
 
 from debride import screens
 from debride.comparing.summary import Line
-from debride.comparing.tables import share, signed
+from debride.comparing.tables import named, share, signed
 
 
 def show_lines(lines: Sequence[Line]) -> None:
@@ -23,9 +23,8 @@ def show_lines(lines: Sequence[Line]) -> None:
     before = ""
     for line in lines:
         place = f"{line.network}, {line.data}"
-        name = line.criterion + (", fine-tuned" if line.stage == "finetuned" else "")
         table.add_row(
-            "" if place == before else escape(place), escape(name), share(line.macs_removed),
+            "" if place == before else escape(place), escape(named(line.criterion, line.stage)), share(line.macs_removed),
             share(line.params_removed), signed(line.test_loss), share(line.test_macs_removed),
             str(line.macs_removed.count),
         )  # fmt: skip

@@ -81,10 +81,9 @@ def page(lines: Sequence[Line], figures: str, title: str = "Comparison", level: 
         )
         text.append("|---" * (6 + len(shown)) + "|")
         for line in part:
-            name = line.criterion + (", fine-tuned" if line.stage == "finetuned" else "")
             losses = [signed(line.losses.get(budget)) for budget in shown]
             text.append(
-                f"| {name} | {line.macs_removed.count} | {share(line.macs_removed)} "
+                f"| {named(line.criterion, line.stage)} | {line.macs_removed.count} | {share(line.macs_removed)} "
                 f"| {share(line.params_removed)} | {signed(line.test_loss)} "
                 f"| {share(line.test_macs_removed)} | {' | '.join(losses)} |"
             )
@@ -99,6 +98,17 @@ _LEGEND = (
     "images. *At −1 on test* is where the test curve itself crosses one point. ± is the 95 %",
     "confidence interval of the mean over seeds.",
 )
+
+
+def named(criterion: str, stage: str) -> str:
+    """Call a line as tables and figures do.
+
+    Examples
+    --------
+    >>> named("lrp", "repaired"), named("lrp", "finetuned")
+    ('lrp', 'lrp, fine-tuned')
+    """
+    return criterion + (", fine-tuned" if stage == "finetuned" else "")
 
 
 def share(mean: Mean) -> str:
