@@ -110,7 +110,8 @@ def overall(lines: list[Line]) -> list[str]:
         rows.append(
             (
                 removed.value,
-                f"| {named(criterion, stage)} | {share(removed)} | {signed(loss)} | {share(test)} |",
+                f"| {named(criterion, stage)} | {share(removed)} | {signed(loss)} "
+                f"| {share(test)} |",
             )
         )
     rows.sort(reverse=True)

@@ -24,7 +24,8 @@ def show_lines(lines: Sequence[Line]) -> None:
     for line in lines:
         place = f"{line.network}, {line.data}"
         table.add_row(
-            "" if place == before else escape(place), escape(named(line.criterion, line.stage)), share(line.macs_removed),
+            "" if place == before else escape(place), escape(named(line.criterion, line.stage)),
+            share(line.macs_removed),
             share(line.params_removed), signed(line.test_loss), share(line.test_macs_removed),
             str(line.macs_removed.count),
         )  # fmt: skip

@@ -83,7 +83,8 @@ def page(lines: Sequence[Line], figures: str, title: str = "Comparison", level: 
         for line in part:
             losses = [signed(line.losses.get(budget)) for budget in shown]
             text.append(
-                f"| {named(line.criterion, line.stage)} | {line.macs_removed.count} | {share(line.macs_removed)} "
+                f"| {named(line.criterion, line.stage)} | {line.macs_removed.count} "
+                f"| {share(line.macs_removed)} "
                 f"| {share(line.params_removed)} | {signed(line.test_loss)} "
                 f"| {share(line.test_macs_removed)} | {' | '.join(losses)} |"
             )
