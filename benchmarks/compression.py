@@ -106,17 +106,17 @@ def overall(lines: list[Line]) -> list[str]:
             mean(getattr(x, key).value for x in part)
             for key in ("macs_removed", "test_macs_removed")
         )
-        loss = mean(x.test_loss.value for x in part)
+        loss, area = (mean(getattr(x, k).value for x in part) for k in ("test_loss", "mean_loss"))
         rows.append(
             (
-                removed.value,
+                (stage != "repaired", area.value),
                 f"| {named(criterion, stage)} | {share(removed)} | {signed(loss)} "
-                f"| {share(test)} |",
+                f"| {share(test)} | {signed(area)} |",
             )
         )
-    rows.sort(reverse=True)
-    head = "| criterion | MACs removed | its test loss | MACs removed at −1 on test |"
-    return [head, "|---|---|---|---|", *(row for _, row in rows)]
+    rows.sort()
+    head = "| criterion | MACs removed | its test loss | MACs removed at −1 on test | mean loss |"
+    return [head, "|---|---|---|---|---|", *(row for _, row in rows)]
 
 
 def quick() -> int:

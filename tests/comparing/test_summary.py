@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from debride.comparing.figures import figure
 from debride.comparing.summary import Mean, crossing, lines_of, removed_at, rows_of
 from debride.comparing.tables import as_csv, page
 
@@ -77,6 +78,7 @@ def test_lines_are_means_over_seeds_the_best_first() -> None:
     assert good.macs_removed == Mean(pytest.approx(0.65), pytest.approx(1.9059, abs=1e-3), 2)
     assert good.losses[0.2].value == pytest.approx((4.5 + 1.5) / 2)
     assert good.test_loss.value == pytest.approx((0.5 + 1.5) / 2)
+    assert good.mean_loss.value == pytest.approx(((0.5 + 4.5) / 2 + (-0.5 + 1.5) / 2) / 2)
     assert lines[1].macs_removed == Mean(0.0, None, 1)
     # the network was tuned at one budget, and lost a point there
     assert lines[2].macs_removed.value == pytest.approx(0.8)
@@ -85,8 +87,18 @@ def test_lines_are_means_over_seeds_the_best_first() -> None:
 
 def test_the_page_and_the_table_say_the_same() -> None:
     text = page(lines_of(rows_of(CELLS)), "figures")
-    assert "| bad | 1 | 0 % | 0 % | 0.0 | 5 % | 10.0 | 42.0 |" in text
+    assert "| bad | 1 | 0 % | 0 % | 0.0 | 5 % | 26.0 | 10.0 | 42.0 |" in text
     assert "| good, fine-tuned | 1 | 80 % | 96 % | 2.0 |" in text
     table = list(csv.DictReader(io.StringIO(as_csv(rows_of(CELLS)))))
     assert len(table) == 10
     assert float(table[1]["test_loss"]) == pytest.approx(0.5)
+
+
+def test_a_figure_draws_the_ten_best() -> None:
+    many = [
+        _cell(f"c{k}", 0, _point(1, 0.9, 0.9), _point(0.5, 0.9, 0.88 - k / 100)) for k in range(12)
+    ]
+    drawn = figure(rows_of(many[::-1]), "net, scans")
+    assert "the 10 best of 12" in drawn
+    assert ">c9<" in drawn
+    assert ">c10<" not in drawn

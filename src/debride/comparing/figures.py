@@ -21,11 +21,16 @@ HIGHEST = 25.0
 def figure(rows: Sequence[Row], title: str) -> str:
     """Draw one network and data as SVG: a line for each criterion, its mean over the seeds.
 
-    Fine-tuned networks are filled marks without a line; the band is the range of the seeds.
+    Of more criteria than there are colours, those of the lowest mean loss are drawn. Fine-tuned
+    networks are filled marks without a line; the band is the range of the seeds.
     """
     picture = Figure(figsize=(8.4, 4.8), layout="constrained")
     axes = picture.add_subplot()
     criteria = list(dict.fromkeys(row["criterion"] for row in rows))
+    if len(criteria) > len(COLOURS):
+        title = f"{title}: the {len(COLOURS)} best of {len(criteria)}"
+        kept = set(sorted(criteria, key=lambda name: _mean_loss(rows, name))[: len(COLOURS)])
+        criteria = [name for name in criteria if name in kept]
     for place, criterion in enumerate(criteria):
         colour, mark = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
         for stage in STAGES:
@@ -68,3 +73,8 @@ def figure(rows: Sequence[Row], title: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "debride", "svg.fonttype": "none"}):
         picture.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
+
+
+def _mean_loss(rows: Sequence[Row], criterion: str) -> float:
+    part = [row for row in rows if (row["criterion"], row["stage"]) == (criterion, STAGES[0])]
+    return float(np.mean([row["test_loss"] for row in part]))

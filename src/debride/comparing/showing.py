@@ -18,7 +18,14 @@ def show_lines(lines: Sequence[Line]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("network, data", "criterion"):
         table.add_column(column)
-    for column in ("MACs removed", "parameters", "its test loss", "at −1 on test", "seeds"):
+    for column in (
+        "MACs removed",
+        "parameters",
+        "its test loss",
+        "at −1 on test",
+        "mean loss",
+        "seeds",
+    ):
         table.add_column(column, justify="right")
     before = ""
     for line in lines:
@@ -27,6 +34,7 @@ def show_lines(lines: Sequence[Line]) -> None:
             "" if place == before else escape(place), escape(named(line.criterion, line.stage)),
             share(line.macs_removed),
             share(line.params_removed), signed(line.test_loss), share(line.test_macs_removed),
+            signed(line.mean_loss),
             str(line.macs_removed.count),
         )  # fmt: skip
         before = place

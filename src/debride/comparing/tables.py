@@ -75,18 +75,19 @@ def page(lines: Sequence[Line], figures: str, title: str = "Comparison", level: 
         text += [f"![Test balanced accuracy lost]({figures}/{network}-{data}.svg)", ""]
         text.append(
             "| criterion | seeds | MACs removed | parameters removed | its test loss "
-            "| MACs removed at −1 on test | "
+            "| MACs removed at −1 on test | mean loss | "
             + " | ".join(f"loss at {budget:.0%}" for budget in shown)
             + " |"
         )
-        text.append("|---" * (6 + len(shown)) + "|")
+        text.append("|---" * (7 + len(shown)) + "|")
         for line in part:
             losses = [signed(line.losses.get(budget)) for budget in shown]
             text.append(
                 f"| {named(line.criterion, line.stage)} | {line.macs_removed.count} "
                 f"| {share(line.macs_removed)} "
                 f"| {share(line.params_removed)} | {signed(line.test_loss)} "
-                f"| {share(line.test_macs_removed)} | {' | '.join(losses)} |"
+                f"| {share(line.test_macs_removed)} | {signed(line.mean_loss)} "
+                f"| {' | '.join(losses)} |"
             )
         text.append("")
     return "\n".join(text)
@@ -96,8 +97,8 @@ _LEGEND = (
     "Losses are points of balanced accuracy against the network before any cut; negative is better",
     "than it. *MACs removed* and *parameters removed* are those of the smallest network that lost",
     "at most one point on the validation images, *its test loss* what that one lost on the test",
-    "images. *At −1 on test* is where the test curve itself crosses one point. ± is the 95 %",
-    "confidence interval of the mean over seeds.",
+    "images. *At −1 on test* is where the test curve itself crosses one point, *mean loss* the",
+    "mean of the test losses at all budgets. ± is the 95 % confidence interval over seeds.",
 )
 
 
