@@ -1,6 +1,7 @@
 """Which criterion prunes best, by how much: the compression benchmark, and docs/benchmark.md.
 
     DEBRIDE_DATA=../shared/data python benchmarks/compression.py --work runs/compression
+    python benchmarks/torch_pruning_cells.py --work runs/compression   # the peer as it is shipped
     python benchmarks/compression.py --table          # only the page again
     python benchmarks/compression.py --quick          # one small cell on drawn images, minutes
 
@@ -54,6 +55,8 @@ def collect(work: Path) -> dict[str, Any]:
         cells = cells_of(read_grid(HERE / f"{name}.yaml"), work / name)
         paths = {cell.name: cell.prune.out.with_suffix(".json") for cell in cells}
         documents = {k: json.loads(p.read_text()) for k, p in paths.items() if p.is_file()}
+        for path in sorted((work / name).glob("cells/*/torch_pruning_*.json")):  # the peer's own
+            documents[f"{path.parent.name}/{path.stem}"] = json.loads(path.read_text())
         found[name] = {
             "cells": [{key: document[key] for key in KEPT} for document in documents.values()],
             "missing": [name for name in paths if name not in documents],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from debride import workflow
 from debride.comparing.grid import Cell, Study
 from debride.criteria import criterion_options
 from debride.errors import DebrideError
+from debride.evidence.evidence import Performance
 from debride.evidence.task import performance
 from debride.files import write_atomic
 from debride.finetuning import training_images, tuning_of
 from debride.models.outputs import logits, probabilities
+from debride.models.state import undisturbed
 from debride.opening import Job, open_job
 from debride.options import pairs_of, values_of
 from debride.planning.plan import PlannedGroup
@@ -198,7 +200,7 @@ class _Visits:
             point = {
                 "budget": asked,
                 **{name: getattr(record, name) for name in _KEPT},
-                "test": self._test(model),
+                "test": measured(model, self.job),
                 "finetuned": None,
             }
             if asked in self.cell.finetune_at:
@@ -207,18 +209,6 @@ class _Visits:
             write_atomic(self.path, json.dumps(self.points))
 
         return visit
-
-    def _test(self, model: nn.Module) -> Mapping[str, Any]:
-        outcomes, labels = [], []
-        model.eval()
-        with torch.no_grad():
-            for batch in self.job.batches(self.job.final_split):
-                outputs = logits(model(batch["image"].to(self.job.network.device)))
-                outcomes.append(probabilities(outputs, self.job.task).double().cpu())
-                labels.append(batch["label"])
-        source, split = self.job.source, self.job.final_split
-        truth = torch.cat(labels).numpy()
-        return performance(torch.cat(outcomes).numpy(), truth, self.job.task, source.classes, split)
 
     def _tuned(self, model: nn.Module, groups: tuple[PlannedGroup, ...]) -> dict[str, Any]:
         assert self.tuning is not None
@@ -240,6 +230,19 @@ class _Visits:
             "after_recovery": found.after,
             "epochs": len(found.history),
             "best_epoch": found.best_epoch,
-            "test": self._test(small),
+            "test": measured(small, job),
             "seconds": watch.seconds()["total"],
         }
+
+
+def measured(model: nn.Module, job: Job) -> Performance:
+    """Measure a network on the images that results are reported on."""
+    outcomes, labels, split = [], [], job.final_split
+    with undisturbed(model), torch.no_grad():
+        model.eval()
+        for batch in job.batches(split):
+            outputs = logits(model(batch["image"].to(job.network.device)))
+            outcomes.append(probabilities(outputs, job.task).double().cpu())
+            labels.append(batch["label"])
+    truth = torch.cat(labels).numpy()
+    return performance(torch.cat(outcomes).numpy(), truth, job.task, job.source.classes, split)
