@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from debride.errors import DebrideError
-from debride.models.state import undisturbed
+from debride.models.state import named_modules, undisturbed
 
 
 def check_plain(model: nn.Module, example: Tensor | None = None) -> None:
@@ -40,7 +40,7 @@ def check_plain(model: nn.Module, example: Tensor | None = None) -> None:
             "gradients are needed and torch.inference_mode() is on: call this outside of it "
             "(torch.no_grad() does no harm)"
         )
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         what = f"the module '{name}'" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
             raise DebrideError(

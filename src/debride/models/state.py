@@ -8,6 +8,29 @@ from collections.abc import Iterator
 from torch import nn
 
 
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return what ``model.named_modules()`` gives, several times faster in deep networks.
+
+    Examples
+    --------
+    >>> [name for name, _ in named_modules(nn.Sequential(nn.Sequential(nn.ReLU()), nn.ReLU()))]
+    ['', '0', '0.0', '1']
+    """
+    found, seen = [], set()
+    waiting: list[tuple[str, nn.Module]] = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        found.append((name, module))
+        prefix = f"{name}." if name else ""
+        for key, child in reversed(module._modules.items()):
+            if child is not None:
+                waiting.append((prefix + key, child))
+    return found
+
+
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     """Put the training flag of every module and `requires_grad` of every parameter back.
@@ -20,7 +43,7 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     >>> model.training
     True
     """
-    training = [(module, module.training) for module in model.modules()]
+    training = [(module, module.training) for _, module in named_modules(model)]
     frozen = [
         (parameter, parameter.requires_grad)
         for module, _ in training

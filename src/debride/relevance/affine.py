@@ -17,17 +17,34 @@ class _Affine(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, output: Callable[[], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        output: Callable[[], Tensor],
+        enter: Callable[[Tensor], None] | None,
+    ) -> Tensor:
         ctx.save_for_backward(scale)
+        ctx.enter = enter
         return output()
 
     @staticmethod
     def backward(ctx: Any, c: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = ctx.saved_tensors
-        return c * scale.to(c.dtype).view(1, -1, *[1] * (c.ndim - 2)), None, None
+        if ctx.enter is not None and not torch.is_grad_enabled():  # see `on_relevance`
+            ctx.enter(c)
+        return c * scale.to(c.dtype).view(1, -1, *[1] * (c.ndim - 2)), None, None, None
 
 
-def affine(x: Tensor, scale: Tensor, output: Callable[[], Tensor]) -> Tensor:
-    """Return `output()`: x, (B, C) or (B, C, ...), times `scale` (C,) plus a constant."""
-    y: Tensor = _Affine.apply(x, scale, output)
+def affine(
+    x: Tensor,
+    scale: Tensor,
+    output: Callable[[], Tensor],
+    enter: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Return `output()`: x, (B, C) or (B, C, ...), times `scale` (C,) plus a constant.
+
+    `enter` meets c of y, as with `on_relevance`, whose hook costs more.
+    """
+    y: Tensor = _Affine.apply(x, scale, output, enter)
     return y

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from debride.errors import DebrideError
+from debride.models.state import named_modules
 from debride.relevance.calls import NUMBERS, PASSIVE, RENAMED, Call
 from debride.relevance.inplace import Overwritten, is_in_place, out_of_place
 from debride.relevance.leaving import DETACH, Departures, copy_of, gradless
@@ -95,7 +96,7 @@ class RelevancePass(TorchFunctionMode):
         self.ledger = Ledger()
         self.departures = Departures()
         self.unknown: dict[str, list[str]] = {}
-        self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
+        self._names = {} if model is None else {id(m): n for n, m in named_modules(model)}
         self._overwritten = Overwritten()
         self._gates: Remembered[str] = Remembered()
         self._unsigned: Remembered[bool] = Remembered()
@@ -327,7 +328,8 @@ class RelevancePass(TorchFunctionMode):
         if isinstance(value, Tensor):
             if self._overwritten:
                 value = self._overwritten.current(value)
-            if value.requires_grad and isinstance(value, nn.Parameter):
+            # Leaves first: to ask whether one is a parameter is slow.
+            if value.requires_grad and value.is_leaf and isinstance(value, nn.Parameter):
                 return value.detach()
             return value
         if type(value) in (tuple, list):

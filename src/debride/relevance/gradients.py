@@ -14,7 +14,7 @@ from debride.relevance.methods import Request, register_method
 from debride.relevance.result import Relevance, from_maps, joined
 from debride.relevance.rules import RuleSet, rule_set
 from debride.relevance.targets import part_of
-from debride.relevance.tracing import Sums, gradients, new_pass, trace, wide
+from debride.relevance.tracing import Sums, gradients, new_pass, relevance_of, wide
 
 
 @register_method("lrp", rules=lambda rules, **_: rule_set(rules))
@@ -42,10 +42,10 @@ def one_pass(request: Request, rules: str | RuleSet | None, memory: float | None
     parts = []
     for which in slices:
         sums = Sums()
-        found = trace(
-            model, images[which], part_of(target, which, images.ndim - 2), taps=request.taps,
-            visit=sums.relevance,
-            through=new_pass(model, rules, strict=request.strict, images=images),
+        found = relevance_of(
+            model, images[which], part_of(target, which, images.ndim - 2),
+            new_pass(model, rules, strict=request.strict, images=images),
+            request.taps, sums.relevance,
         )  # fmt: skip
         parts.append(Relevance(**{**vars(found), "taps": sums.found}))
     return joined(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Method(Protocol):
     def __call__(self, request: Request, **options: Any) -> Relevance: ...
 
 
+_types = functools.cache(get_type_hints)
 _METHODS: dict[str, Callable[..., Relevance]] = {}
 _RULES: dict[str, Callable[..., RuleSet]] = {}
 
@@ -121,7 +123,7 @@ def method_options(name: str) -> dict[str, Any] | None:
     known = inspect.signature(_METHODS[name]).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in known):
         return None
-    types = get_type_hints(_METHODS[name])
+    types = _types(_METHODS[name])
     return {p.name: types.get(p.name, Any) for p in known if p.kind is p.KEYWORD_ONLY}
 
 

@@ -29,17 +29,11 @@ def batch_norm(relevance: RelevancePass, call: Call) -> Any:
     if weight is not None:
         scale.mul_(weight)
     shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
-
-    def output() -> Tensor:
-        with torch.no_grad():
-            y: Tensor = call()
-            return y
-
-    merged = relevance.fold(x, scale, shift, output)
+    merged = relevance.fold(x, scale, shift, call)
     if merged is not None:
         return merged
-    y = affine(x, scale, output)
-    relevance.ledger.watch(relevance.where(), y, shift)
+    ledger, where = relevance.ledger, relevance.where()
+    y = affine(x, scale, call, lambda c: ledger.absorb_along(where, c, shift, 1))
     relevance.made(y)
     return y
 

@@ -16,7 +16,7 @@ from debride.errors import DebrideError
 from debride.models.attention import INPUT, opened
 from debride.models.outputs import first_tensor
 from debride.models.plain import check_plain, checkpointed
-from debride.models.state import undisturbed
+from debride.models.state import named_modules, undisturbed
 from debride.relevance.engine import RelevancePass
 from debride.relevance.ledger import Ledger, on_relevance
 from debride.relevance.result import Relevance, from_ledger
@@ -66,25 +66,37 @@ def trace(
         chosen = rules if method == "lrp" else None
         through = new_pass(model, chosen, strict=strict, images=images)
     with prepared(model):
-        if not isinstance(through, GradientPass):
-            check_plain(model)
-        leaf, output = forward(model, images, through, taps, visit)
-        explained = decide(output, target, len(images))(output)
-        check_finite(explained, model, images)
-        unknown = through.unknown
-        if not isinstance(through, GradientPass):
-            hidden = unseen(model, images, explained)
-            if hidden and through.strict:
-                raise DebrideError(f"the pass cannot see into {_listed(hidden)}")
-            unknown.update(hidden)
-        ledger = through.ledger
-        constants = [constant for _, constant in ledger.leaves]
-        ends = [leaf, *constants, *ledger.read]
-        c, *shares = backward(explained, ends, model, through.departed(first_tensor(output)))
-        ledger.settle(tuple(shares[: len(constants)]))
-        relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
-        for read, reached in ledger.at_input:
-            relevance = relevance + _moved_back(read, leaf, reached, ledger)
+        return relevance_of(model, images, target, through, taps, visit)
+
+
+def relevance_of(
+    model: nn.Module,
+    images: Tensor,
+    target: Target,
+    through: RelevancePass,
+    taps: Sequence[str] = (),
+    visit: Visit = lambda *_: None,
+) -> Relevance:
+    """Run a pass as `trace` does, on a network that is `prepared` and images that are checked."""
+    if not isinstance(through, GradientPass):
+        check_plain(model)
+    leaf, output = forward(model, images, through, taps, visit)
+    explained = decide(output, target, len(images))(output)
+    check_finite(explained, model, images)
+    unknown = through.unknown
+    if not isinstance(through, GradientPass):
+        hidden = unseen(model, images, explained)
+        if hidden and through.strict:
+            raise DebrideError(f"the pass cannot see into {_listed(hidden)}")
+        unknown.update(hidden)
+    ledger = through.ledger
+    constants = [constant for _, constant in ledger.leaves]
+    ends = [leaf, *constants, *ledger.read]
+    c, *shares = backward(explained, ends, model, through.departed(first_tensor(output)))
+    ledger.settle(tuple(shares[: len(constants)]))
+    relevance = torch.zeros_like(images) if c is None else leaf.detach() * c
+    for read, reached in ledger.at_input:
+        relevance = relevance + _moved_back(read, leaf, reached, ledger)
     return from_ledger(relevance, explained.detach(), ledger, unknown)
 
 
@@ -160,7 +172,7 @@ def gradients(
 def prepared(model: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode, with autograd on; everything comes back as it was."""
     with torch.inference_mode(False), torch.enable_grad(), undisturbed(model):
-        if any(module.training for module in model.modules()):
+        if any(module.training for _, module in named_modules(model)):
             model.eval()
         yield
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from debride.models.outputs import first_tensor
+from debride.models.state import named_modules
 
 
 def unseen(model: nn.Module, images: Tensor, explained: Tensor) -> dict[str, list[str]]:
@@ -37,9 +38,10 @@ def unseen(model: nn.Module, images: Tensor, explained: Tensor) -> dict[str, lis
 def scripted_functions(model: nn.Module) -> dict[str, list[str]]:
     """Name the functions of ``torch.jit.script`` that a module's forward calls by name."""
     found: dict[str, list[str]] = {}
-    called = {kind: _scripted_in(kind) for kind in set(map(type, model.modules()))}
+    modules = named_modules(model)
+    called = {kind: _scripted_in(kind) for kind in {type(module) for _, module in modules}}
     if any(called.values()):
-        for where, module in model.named_modules():
+        for where, module in modules:
             for name in called[type(module)]:
                 found.setdefault(f"scripted function {name}", []).append(
                     where or type(module).__name__
