@@ -198,8 +198,10 @@ class Account:
         epsilon : Tensor or float
             Of each channel, or one for all.
         """
-        if isinstance(epsilon, Tensor) or epsilon:
-            self.ledger.lose(self.where, (sums * epsilon).sum())
+        if isinstance(epsilon, Tensor):
+            self.ledger.lose(self.where, torch.dot(sums, epsilon.to(sums)))
+        elif epsilon:
+            self.ledger.lose(self.where, sums.sum() * epsilon)
         if bias is not None:
             self.ledger.absorb(self.where, torch.dot(sums, bias.to(sums)))
 
