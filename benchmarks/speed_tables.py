@@ -128,8 +128,9 @@ def _profile(results: dict[str, Any]) -> list[str]:
         "",
         "`torch.profiler`, one thread, each kind of operator as a share of all that the own",
         "forward + backward takes. z⁺ and DL-Backtrace need one product more in the backward, αβ",
-        "and z⁺ on inputs of both signs two: four against the own two, so about 2.0 at least.",
-        "`the rest` is Python: each torch call meets its rule there.",
+        "and z⁺ on inputs of both signs two. `the rest` is Python: each torch call meets its rule",
+        "there.",
+        *_alphabeta(found),
         "",
         f"| network | batch | pass | {' | '.join(kinds)} | sum |",
         "|---|---|---|" + "---|" * (len(kinds) + 1),
@@ -141,3 +142,13 @@ def _profile(results: dict[str, Any]) -> list[str]:
             f"{' | '.join(f'{part:.2f}' for part in parts)} | {sum(parts):.2f} |"
         )
     return [*lines, ""]
+
+
+def _alphabeta(rows: list[dict[str, Any]]) -> list[str]:
+    """Say what the αβ pass spends beside its products."""
+    asked = ("ResNet-50", 8, "epsilon_alpha2_beta1_flat")
+    for row in rows:
+        if (row["network"], row["batch"], row["pass"]) == asked:
+            shares = ", ".join(f"{kind} {part:.2f}" for kind, part in row["parts"].items())
+            return [f"αβ on ResNet-50, batch 8, is not products alone: {shares}."]
+    return []
