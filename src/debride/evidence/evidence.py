@@ -16,6 +16,8 @@ from safetensors.numpy import save as to_bytes
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from debride.errors import DebrideError
+from debride.evidence.explanations import Explanations as Explanations
+from debride.evidence.reasons import Reasons
 from debride.files import write_atomic
 from debride.models.outputs import Task as Task
 
@@ -102,26 +104,6 @@ class Speed(TypedDict):
     batches: list[BatchLatency]
 
 
-class Spread(TypedDict):
-    """Mean, median and tenth percentile over the explained images."""
-
-    mean: float
-    median: float
-    q10: float
-
-
-class Explanations(TypedDict):
-    """How alike the heatmaps of the two networks are, for the same class of the same image."""
-
-    images: int
-    undefined: int
-    """Images left out because one of their heatmaps is the same everywhere."""
-    method: str
-    rules: str
-    spearman: Spread
-    top10_overlap: Spread
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
     """One image with its heatmaps before and after, for the report.
@@ -182,6 +164,9 @@ class Evidence:
     performance, cost, speed, explanations, decisions
         Plain dictionaries, see the types of this module. The last three may be None:
         speed was not asked for; there is no original to compare with.
+    reasons
+        By explanation method, the heatmaps before and after beside a yardstick; None if not
+        asked for.
     samples
         Images with heatmaps for the report.
     seed
@@ -197,6 +182,7 @@ class Evidence:
     speed: Speed | None = None
     explanations: Explanations | None = None
     decisions: Decisions | None = None
+    reasons: dict[str, Reasons] | None = None
     samples: tuple[Sample, ...] = ()
     seed: int = 0
     schema_version: Literal[1] = 1

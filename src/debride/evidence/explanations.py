@@ -7,15 +7,35 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from debride.errors import DebrideError
-from debride.evidence.evidence import Explanations, Spread
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images (B, C, *spatial), targets (B,)) -> relevance like the images.
 
 Targets are classes: a single logit speaks for class 1, and its negative for class 0.
 """
+
+
+class Spread(TypedDict):
+    """Mean, median and tenth percentile over the explained images."""
+
+    mean: float
+    median: float
+    q10: float
+
+
+class Explanations(TypedDict):
+    """How alike the heatmaps of the two networks are, for the same class of the same image."""
+
+    images: int
+    undefined: int
+    """Images left out because one of their heatmaps is the same everywhere."""
+    method: str
+    rules: str
+    spearman: Spread
+    top10_overlap: Spread
 
 
 def lrp_explainer(rules: str) -> Explainer:
