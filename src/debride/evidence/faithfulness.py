@@ -85,8 +85,8 @@ def faithfulness(
     Examples
     --------
     >>> first = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False)).eval()
-    >>> _ = first[1].weight.data.zero_()[1, :4].fill_(4.0)  # class 1 by the upper row
-    >>> image, row = torch.randn(1, 1, 4, 4), torch.zeros(1, 4, 4)
+    >>> _ = first[1].weight.data.zero_()[1, :4].fill_(0.3)  # class 1 by the upper row
+    >>> image, row = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
     >>> image[..., 0, :], row[0, 0] = 2.0, 1.0
     >>> both = [faithfulness(first, image, m, torch.tensor([1]), "multiclass") for m in (row, -row)]
     >>> both[0]["deletion"] < both[1]["deletion"], both[0]["insertion"] > both[1]["insertion"]
