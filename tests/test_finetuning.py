@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from debride.drift import Drift
 from debride.errors import DebrideError
 from debride.learning import EpochRecord
 from debride.settings import ApplySettings, PruneSettings
+from killing import command_runner, kill_at_random
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -89,6 +91,23 @@ def test_ctrl_c_in_fine_tuning_changes_nothing(
     assert _same_weights(whole, cut)
     losses = [[e["loss"] for e in _run(each)["finetuning"]["history"]] for each in (whole, cut)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_ten_kills_of_fine_tuning_change_nothing(base: Path) -> None:
+    """SIGKILL at random moments of pruning and of twelve epochs that follow."""
+    place, out = base.parent, base.parent / "shot"
+    line = f"{PRUNE} --macs 0.4 --finetune 12 --finetune-lr 0.01 --out"
+    with command_runner(place) as run, contextlib.chdir(place):
+        assert run(f"{line} unshot").code == 0
+        for through in kill_at_random(run, f"{line} shot", out, kills=10):
+            assert _same_weights("unshot", through.name)
+        if out.exists():
+            assert run(f"{line} shot").code == 0
+            assert _same_weights("unshot", "shot")
+            epochs = [_run(each)["finetuning"]["history"] for each in ("unshot", "shot")]
+            assert [e["loss"] for e in epochs[0]] == [e["loss"] for e in epochs[1]]
+            assert not list(out.glob("*resume*"))
 
 
 def test_another_point_of_a_search_can_be_fine_tuned(base: Path, say: Say) -> None:

@@ -202,3 +202,42 @@ def test_each_step_keeps_the_normalisation_that_moves_the_outputs_least() -> Non
     best = min(distance, key=lambda name: distance[name])
     assert both.history[-1].normalise == best
     assert both.plan.groups == tried[best].plan.groups
+
+
+def test_several_budgets_are_met_one_after_the_other(tmp_path: Path) -> None:
+    seen: list[tuple[StepRecord, float]] = []
+    net = _net()
+    whole = measure(net, IMAGES[:1]).macs
+
+    def look(record: StepRecord, model: nn.Module, groups: Any) -> None:
+        seen.append((record, measure(model, IMAGES[:1]).macs / whole))
+        if record.step == 2 and len(seen) == 3:
+            raise KeyboardInterrupt
+
+    asked: dict[str, Any] = {"macs": [0.8, 0.5, 0.2], "evidence": False, "on_network": look}
+    with pytest.raises(KeyboardInterrupt):
+        prune(net, DATA, DATA, folder=tmp_path / "out", **asked)
+    small = prune(net, DATA, DATA, folder=tmp_path / "out", **asked)
+    # the second step was not kept when it was looked at, so it is looked at again
+    assert [record.step for record, _ in seen] == [0, 1, 2, 2, 3]
+    for (_, kept), share in zip(seen, [1.0, 0.8, 0.5, 0.5, 0.2], strict=True):
+        assert kept == pytest.approx(share, abs=0.01)
+    assert small.plan.made_by["budget"] == {"macs": [0.8, 0.5, 0.2]}
+    straight = prune(net, DATA, DATA, **{**asked, "on_network": lambda *_: None})
+    assert straight.plan.groups == small.plan.groups
+
+
+@pytest.mark.parametrize(
+    ("macs", "steps", "words"),
+    [
+        ([], None, "macs \\(none\\): give shares under 1 that fall"),
+        ([0.5, 0.5], None, "macs \\(0.5, 0.5\\): give shares"),
+        ([1.0, 0.5], None, "give shares under 1"),
+        ([0.5, 0.2], 4, "leave steps out"),
+    ],
+)
+def test_several_budgets_that_mean_nothing(
+    macs: list[float], steps: int | None, words: str
+) -> None:
+    with pytest.raises(DebrideError, match=words):
+        prune(_net(), DATA, DATA, macs=macs, steps=steps)

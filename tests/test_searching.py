@@ -5,16 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,6 +16,7 @@ import debride
 from debride import screens
 from debride.cli import main
 from debride.planning.search import StepRecord
+from killing import command_runner, kill_at_random
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -222,59 +216,16 @@ def _same_run(first: Path, second: Path) -> None:
     assert names[0] == names[1]
 
 
-RUNNER = """
-import os, sys
-import debride.workflow, debride.settings, monai.data  # long to load: once
-from debride import screens
-from debride.cli import main
-from debride.planning.search import StepRecord
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(main(line.split()))
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(wide: Path) -> None:
     """SIGKILL at random moments of a search, from its first line to the last file it writes."""
     place = wide.parent
-    runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER], cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert runner.stdin is not None
-    assert runner.stdout is not None
-    rng = np.random.default_rng(0)
-
-    def search(out: str, killed_after: float | None = None) -> int:
-        runner.stdin.write(f"{SEARCH} {out}\n".encode())  # type: ignore[union-attr]
-        runner.stdin.flush()  # type: ignore[union-attr]
-        child = int(runner.stdout.readline())  # type: ignore[union-attr]
-        if not select.select([runner.stdout], [], [], killed_after)[0]:
-            os.kill(child, signal.SIGKILL)
-        return int(runner.stdout.readline())  # type: ignore[union-attr]
-
-    begun = time.monotonic()
-    assert search("whole") == 0
-    lasts = time.monotonic() - begun
-    killed, kills, finished = place / "killed", 0, 0
-    while kills < 20:
-        begun = time.monotonic()
-        code = search("killed", float(rng.uniform(0, 0.6)) * lasts)
-        lasts = time.monotonic() - begun if code == 0 else lasts  # a machine is not always as busy
-        kills += code == -signal.SIGKILL
-        assert code in (0, -signal.SIGKILL)
-        if (killed / "model.json").exists():  # through, perhaps killed just after: once more
+    killed = place / "killed"
+    with command_runner(place) as run:
+        assert run(f"{SEARCH} whole").code == 0
+        for through in kill_at_random(run, f"{SEARCH} killed", killed, kills=20):
+            _same_run(through, place / "whole")
+        if killed.exists():
+            assert run(f"{SEARCH} killed").code == 0
             _same_run(killed, place / "whole")
-            finished += 1
-            killed.rename(place / f"through{finished}")
-    if killed.exists():
-        assert search("killed") == 0
-        _same_run(killed, place / "whole")
-        assert not list((killed / "points").glob(".*"))
-    runner.stdin.close()
-    assert runner.wait() == 0
+            assert not list((killed / "points").glob(".*"))

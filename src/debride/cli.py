@@ -21,6 +21,7 @@ from debride.flags import signature
 from debride.interrupts import orderly_interrupts
 from debride.settings import (
     ApplySettings,
+    CompareSettings,
     DemoSettings,
     DoctorSettings,
     EvaluateSettings,
@@ -107,6 +108,12 @@ def _tuning_kept(settings: ApplySettings) -> str:
     return f"the finished epochs are kept in {settings.out}; run the same command again to go on"
 
 
+def _cells_kept(settings: CompareSettings) -> str:
+    if not settings.out.is_dir():
+        return "nothing was written"
+    return f"what was done is kept in {settings.out}; run the same command again to go on"
+
+
 def _steps_kept(settings: PruneSettings) -> str:
     if not any((settings.out / name).exists() for name in (UNFINISHED, UNFINISHED_POINTS)):
         return "no step was finished, nothing was written"
@@ -183,6 +190,19 @@ def prune(settings: PruneSettings) -> None:
 def apply(settings: ApplySettings) -> None:
     """Apply a plan (which may have been edited by hand) to a checkpoint."""
     from debride.workflow import apply as work
+
+    work(settings)
+
+
+@command(
+    CompareSettings,
+    "Work",
+    epilog="Example: debride compare --grid grid.yaml --out runs/criteria --workers 2",
+    interrupted=_cells_kept,
+)
+def compare(settings: CompareSettings) -> None:
+    """Compare criteria on networks, images and seeds, cell by cell; run it again to go on."""
+    from debride.comparing import compare as work
 
     work(settings)
 

@@ -106,7 +106,7 @@ class Settings(BaseModel):
         >>> Settings.resolve({"seed": "3", "device": None})
         Settings(seed=3, device='auto')
         """
-        from_file = _read_yaml(config, cls) if config is not None else {}
+        from_file = _from_file(config, cls) if config is not None else {}
         given = {name: value for name, value in flags.items() if value not in (None, [])}
         try:
             return cls.model_validate({**from_file, **given})
@@ -114,11 +114,18 @@ class Settings(BaseModel):
             raise DebrideError(_sentence(error, given, config)) from None
 
 
-def _read_yaml(path: Path, settings: type[Settings]) -> dict[str, Any]:
+def read_yaml(path: Path, flag: str) -> dict[str, Any]:
+    """Read a YAML file of names and values.
+
+    Raises
+    ------
+    DebrideError
+        When it cannot be read or holds something else; `flag` is the one that names the file.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DebrideError(f"no file '{path}': give --config an existing YAML file") from None
+        raise DebrideError(f"no file '{path}': give {flag} an existing YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DebrideError(f"cannot read '{path}': {error}") from None
     except yaml.YAMLError as error:
@@ -128,10 +135,14 @@ def _read_yaml(path: Path, settings: type[Settings]) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise DebrideError(f"'{path}' must hold lines of 'name: value', as in 'macs: 0.5'")
+    return {str(name): value for name, value in content.items()}
+
+
+def _from_file(path: Path, settings: type[Settings]) -> dict[str, Any]:
     known = settings.model_fields
     values = {}
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
+    for key, value in read_yaml(path, "--config").items():
+        name = key.replace("-", "_")
         name = name if name in known else {"from": "from_"}.get(name, name)  # a word of Python's
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

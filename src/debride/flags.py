@@ -24,6 +24,7 @@ PANELS = (
     "Fine-tuning",
     "Evidence",
     "Export",
+    "Comparison",
     "Run",
 )
 

@@ -22,7 +22,7 @@ from debride.learning import EpochRecord
 from debride.models.outputs import Task
 from debride.planning.budgets import cost_model
 from debride.planning.fitting import lowest_share
-from debride.planning.goals import goal_of, read_budget
+from debride.planning.goals import goal_of, read_budget, read_budgets
 from debride.planning.groups import find_groups
 from debride.planning.limits import limits_of
 from debride.planning.make import finish
@@ -43,6 +43,10 @@ STEPS = 8
 
 STEPS_A_HALVING = 3
 """Cuts in which a search comes down to half of the MACs, unless said otherwise."""
+
+
+Visit = Callable[[StepRecord, nn.Module, tuple[PlannedGroup, ...]], None]
+"""What is told of a network as it is made: its record, itself, and what its groups keep."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def prune(
     criterion: str = "lrp",
     options: Mapping[str, Any] | None = None,
     rules: str = "epsilon",
-    macs: float | None = None,
+    macs: float | Sequence[float] | None = None,
     params: float | None = None,
     bytes: float | None = None,
     latency: float | None = None,
@@ -115,6 +119,7 @@ def prune(
     recorded: Mapping[str, Any] | None = None,
     on_step: Callable[[StepRecord], None] = lambda _: None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    on_network: Visit = lambda *_: None,
 ) -> Pruned:
     """Cut a network down to a budget, or as far as a floor allows, scoring what is left each time.
 
@@ -135,7 +140,8 @@ def prune(
         LRP's rule set.
     macs, params, bytes, latency : float, optional
         Fraction of the multiply-accumulates, the parameters, the bytes on disk, or the measured
-        CPU latency of one image to keep; half of the MACs by default.
+        CPU latency of one image to keep; half of the MACs by default. Several fractions of MACs,
+        from the largest to the smallest, are met one after the other, each in one step.
     ratio : float, optional
         Fraction of the units to remove.
     max_drop, max_drift : float, optional
@@ -195,6 +201,9 @@ def prune(
         Further settings, kept with the steps: who goes on must give the same.
     on_step, on_epoch : callable
         Called with each `StepRecord`, and `EpochRecord` of fine-tuning, as soon as it is known.
+    on_network : callable
+        Called before a step is kept with its `StepRecord`, its network, which must stay as it is,
+        and what its groups keep; for step 0 with the original.
 
     Raises
     ------
@@ -216,6 +225,8 @@ def prune(
         finetune_data=finetune_data,
     )  # fmt: skip
     tuning = FineTuning(epochs=finetune) if isinstance(finetune, int) else finetune
+    several = read_budgets(macs, steps) if isinstance(macs, Sequence) else ()
+    macs = several[-1] if isinstance(macs, Sequence) else macs
     budgets = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "ratio": ratio}
     floors = read_floor(max_drop, max_drift, metric, confidence, budgets)
     kind, kept = read_budget(**budgets) if floors is None else ("macs", 1.0)
@@ -244,13 +255,14 @@ def prune(
     mended = tries(recovery)
     if floors is not None:  # a search has no time for all
         names, mended = names[-1:], mended[-1:]
+    asked = 1 - kept if kind == "ratio" else kept
     settings: dict[str, Any] = {
         "criterion": criterion, "rules": rules, "steps": steps, "ranking": ranking,
         "normalise": normalise, "floor": floor, "round_to": round_to, "protect": list(protect),
         "recovery": recovery, "seed": seed,
         **({"residual_width": True} if residual_width else {}),
         **({"options": dict(options)} if options else {}),
-        **({"budget": {kind: 1 - kept if kind == "ratio" else kept}} if floors is None
+        **({"budget": {kind: list(several) or asked}} if floors is None
            else {**asdict(floors), "metric": judge.measure}),
     }  # fmt: skip
     points = Points(
@@ -258,7 +270,7 @@ def prune(
         None if folder is None else Path(folder), keep_all=floors is not None,
     )  # fmt: skip
     now = stopwatch(place)
-    walk: Descent | Search = Descent(kept, steps)
+    walk: Descent | Search = Descent.through(several) if several else Descent.to(kept, steps)
     drift: Drift | None = None
     if floors is not None:
         walk = Search(lowest_share(whole, goal.cost, limits), 0.5 ** (1 / steps))
@@ -270,6 +282,7 @@ def prune(
 
     def add(record: StepRecord, model: nn.Module, cut: tuple[PlannedGroup, ...]) -> None:
         made_by = {**settings, "step": record.step}
+        on_network(record, model, cut)
         points.add(record, model, cut, lambda: finish(original, cut, example, made_by))
 
     if not points.records:

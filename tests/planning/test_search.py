@@ -47,7 +47,7 @@ def _walk(
 
 
 def test_a_descent_takes_the_same_part_in_every_step() -> None:
-    descent, points = Descent(kept=0.25, steps=2), [FIRST]
+    descent, points = Descent.to(0.25, steps=2), [FIRST]
     assert descent.next(points) == Move(0, 0.5, strict=False)
     points.append(replace(FIRST, step=1, macs_kept=0.51))
     assert descent.next(points) == Move(1, 0.25, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,3 +131,26 @@ def read_budget(**given: float | None) -> tuple[str, float]:
             f"{'removed' if kind == 'ratio' else 'kept'}, such as 0.5"
         )
     return kind, round(1 - value, 12) if kind == "ratio" else value
+
+
+def read_budgets(macs: Sequence[float], steps: int | None) -> tuple[float, ...]:
+    """Return several budgets that are met one after the other.
+
+    Raises
+    ------
+    DebrideError
+        For none, shares that do not fall, or a number of steps, which would be that of budgets.
+
+    Examples
+    --------
+    >>> read_budgets([0.9, 0.5], None)
+    (0.9, 0.5)
+    """
+    given = tuple(float(share) for share in macs)
+    falling = all(after < before for before, after in itertools.pairwise((1.0, *given)))
+    if not given or not falling or given[-1] <= 0:
+        said = ", ".join(f"{share:g}" for share in given) or "none"
+        raise DebrideError(f"macs ({said}): give shares under 1 that fall, such as 0.9, 0.5, 0.1")
+    if steps is not None:
+        raise DebrideError("several budgets are a step each: leave steps out")
+    return given

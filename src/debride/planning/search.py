@@ -66,17 +66,41 @@ class Move:
 
 @dataclass(frozen=True)
 class Descent:
-    """Down to a budget in steps, each of the same part of what is left."""
+    """Down to a budget by way of others.
 
-    kept: float
-    steps: int
+    Attributes
+    ----------
+    targets : tuple of float
+        What each step keeps of the original.
+    strict : frozenset of int
+        The steps whose share must be met; on the way, near is good enough.
+
+    Examples
+    --------
+    >>> Descent.to(0.25, steps=2).targets
+    (0.5, 0.25)
+    """
+
+    targets: tuple[float, ...]
+    strict: frozenset[int]
+
+    @classmethod
+    def to(cls, kept: float, steps: int) -> Descent:
+        """Make steps of the same part of what is left; the last one must meet its share."""
+        shares = (kept ** (step / steps) for step in range(1, steps + 1))
+        return cls(tuple(shares), frozenset({steps}))
+
+    @classmethod
+    def through(cls, budgets: Sequence[float]) -> Descent:
+        """Make a step for each budget, all to be met."""
+        return cls(tuple(budgets), frozenset(range(1, len(budgets) + 1)))
 
     def next(self, points: Sequence[StepRecord]) -> Move | None:
-        """Return the next cut, or None where the budget is reached."""
+        """Return the next cut, or None where the last budget is reached."""
         step = len(points)
-        if step > self.steps:
+        if step > len(self.targets):
             return None
-        return Move(step - 1, self.kept ** (step / self.steps), step == self.steps)
+        return Move(step - 1, self.targets[step - 1], step in self.strict)
 
     def chosen(self, points: Sequence[StepRecord]) -> StepRecord:
         """Return the end of the way."""

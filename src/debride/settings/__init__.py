@@ -4,6 +4,7 @@ The resolved settings are written into ``run.json`` beside the results.
 """
 
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
+from debride.settings.comparing import CompareSettings
 from debride.settings.explaining import ExplainSettings
 from debride.settings.exporting import ExportSettings
 from debride.settings.pruning import (
@@ -17,6 +18,7 @@ from debride.settings.training import TrainSettings
 
 __all__ = [
     "ApplySettings",
+    "CompareSettings",
     "DataSettings",
     "DemoSettings",
     "DoctorSettings",

@@ -1,0 +1,158 @@
+"""Which criterion prunes best, by how much: the compression benchmark, and docs/benchmark.md.
+
+    DEBRIDE_DATA=../shared/data python benchmarks/compression.py --work runs/compression
+    python benchmarks/torch_pruning_cells.py --work runs/compression   # the peer as it is shipped
+    python benchmarks/compression.py --table          # only the page again
+    python benchmarks/compression.py --quick          # one small cell on drawn images, minutes
+
+It runs `debride compare` on benchmarks/ablations.yaml and benchmarks/compression.yaml. Each goes on
+where it was stopped; --collect runs nothing and reads what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from debride.comparing.figures import figure
+from debride.comparing.grid import cells_of, read_grid
+from debride.comparing.summary import Line, lines_of, mean, rows_of
+from debride.comparing.tables import named, page, places, share, signed
+from debride.files import write_atomic
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "compression.json"
+DOCS = HERE.parent / "docs"
+GRIDS = {"compression": "The grid", "ablations": "One choice at a time"}
+KEPT = "network data seed criterion images points seconds threads versions".split()
+QUICK = {
+    "networks": {"resnet10t": {"model": "timm:resnet10t", "image_size": 32, "epochs": 4}},
+    "data": {"phantom": {"data": "phantom:400"}},
+    "criteria": ["lrp"],
+    "budgets": [0.7, 0.4],
+}
+
+
+def run(grid: Path, out: Path, *flags: str) -> int:
+    words = [sys.executable, "-m", "debride.cli", "compare", "--grid", str(grid), "--out", str(out)]
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    print("+ debride", *words[3:], *flags, flush=True)
+    return subprocess.run([*words, *flags], env={**os.environ, "PYTHONPATH": path}).returncode
+
+
+def collect(work: Path) -> dict[str, Any]:
+    """Read the finished cells of both grids, and the names of those that are missing."""
+    found: dict[str, Any] = {}
+    for name in GRIDS:
+        cells = cells_of(read_grid(HERE / f"{name}.yaml"), work / name)
+        paths = {cell.name: cell.prune.out.with_suffix(".json") for cell in cells}
+        documents = {k: json.loads(p.read_text()) for k, p in paths.items() if p.is_file()}
+        for path in sorted((work / name).glob("cells/*/torch_pruning_*.json")):  # the peer's own
+            documents[f"{path.parent.name}/{path.stem}"] = json.loads(path.read_text())
+        found[name] = {
+            "cells": [{key: document[key] for key in KEPT} for document in documents.values()],
+            "missing": [name for name in paths if name not in documents],
+        }
+    return found
+
+
+def written(results: dict[str, Any]) -> str:
+    """Write the page, and the figures beside it."""
+    text = [
+        "# The compression benchmark",
+        "",
+        "Made by `python benchmarks/compression.py` from `benchmarks/results/compression.json`; do",
+        "not edit. Networks are trained from scratch with `debride train`, then cut through all",
+        "budgets in one loop for all criteria: scored anew at each budget, 20 reference images a",
+        "class, each budget in one step, batch-norm recalibration unless a name says otherwise, no",
+        "gradients but for what is called fine-tuned. Every choice is made on validation.",
+        "",
+    ]
+    for name, title in GRIDS.items():
+        grid = results[name]
+        rows = rows_of(grid["cells"])
+        if not rows:
+            continue
+        lines = lines_of(rows)
+        for network, data in places(lines):
+            part = [row for row in rows if (row["network"], row["data"]) == (network, data)]
+            picture = figure(part, f"{network}, {data}")
+            write_atomic(DOCS / "figures" / name / f"{network}-{data}.svg", picture)
+        text += page(lines, f"figures/{name}", title, level=2).splitlines()
+        if len(places(lines)) > 1:
+            text += ["", f"### {title}: mean of networks and data", "", *overall(lines)]
+        hours = sum(cell["seconds"]["total"] for cell in grid["cells"]) / 3600
+        done, all_ = len(grid["cells"]), len(grid["cells"]) + len(grid["missing"])
+        text += ["", f"{done} of {all_} cells, {hours:.1f} hours of one core.", ""]
+        if grid["missing"]:
+            text += [f"Not made yet: {', '.join(grid['missing'])}.", ""]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def overall(lines: list[Line]) -> list[str]:
+    """Mean each criterion over the networks and data that all criteria have."""
+    criteria = list(dict.fromkeys((line.criterion, line.stage) for line in lines))
+    count = {c: sum((x.criterion, x.stage) == c for x in lines) for c in criteria}
+    whole = [c for c in criteria if count[c] == max(count.values())]
+    rows = []
+    for criterion, stage in whole:
+        part = [x for x in lines if (x.criterion, x.stage) == (criterion, stage)]
+        removed, test = (
+            mean(getattr(x, key).value for x in part)
+            for key in ("macs_removed", "test_macs_removed")
+        )
+        loss, area = (mean(getattr(x, k).value for x in part) for k in ("test_loss", "mean_loss"))
+        rows.append(
+            (
+                (stage != "repaired", area.value),
+                f"| {named(criterion, stage)} | {share(removed)} | {signed(loss)} "
+                f"| {share(test)} | {signed(area)} |",
+            )
+        )
+    rows.sort()
+    head = "| criterion | MACs removed | its test loss | MACs removed at −1 on test | mean loss |"
+    return [head, "|---|---|---|---|---|", *(row for _, row in rows)]
+
+
+def quick() -> int:
+    """Run one cell on drawn images, and check that it met its budgets."""
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder) / "grid.yaml"
+        grid.write_text(yaml.safe_dump(QUICK, sort_keys=False))
+        code = run(grid, Path(folder) / "out")
+        if code == 0:
+            print((Path(folder) / "out" / "comparison.md").read_text())
+        return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/compression"))
+    parser.add_argument("--collect", action="store_true", help="run nothing, read what is there")
+    parser.add_argument("--table", action="store_true", help="only make the page again")
+    parser.add_argument("--quick", action="store_true", help="one small cell, nothing is kept")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    if options.quick:
+        return quick()
+    code = 0
+    if not options.table:
+        if not options.collect:
+            for name in GRIDS:
+                grid, out = HERE / f"{name}.yaml", options.work / name
+                code |= run(grid, out, "--workers", str(options.workers))
+        write_atomic(RESULTS, json.dumps(collect(options.work), indent=1) + "\n")
+    write_atomic(DOCS / "benchmark.md", written(json.loads(RESULTS.read_text())))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

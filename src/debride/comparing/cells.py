@@ -1,0 +1,248 @@
+"""One cell of a comparison: the network is trained, cut through all budgets, measured on test."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from debride import workflow
+from debride.comparing.grid import Cell, Study
+from debride.criteria import criterion_options
+from debride.errors import DebrideError
+from debride.evidence.evidence import Performance
+from debride.evidence.task import performance
+from debride.files import write_atomic
+from debride.finetuning import training_images, tuning_of
+from debride.models.outputs import logits, probabilities
+from debride.models.state import undisturbed
+from debride.opening import Job, open_job
+from debride.options import pairs_of, values_of
+from debride.planning.plan import PlannedGroup
+from debride.planning.search import StepRecord
+from debride.provenance import Stopwatch, versions
+from debride.pruning import prune
+from debride.recovery.finetune import finetune
+from debride.validation import Validation
+
+SCHEMA_VERSION = 1
+VISITS = "visits.json"
+_TRAINED = (
+    "model weights image_size resize crop channels mean std classes validation epochs lr seed "
+    "batch_size"
+).split()
+"""Settings of a trained network that must be those of the grid."""
+_PASSED_ON = "criterion rules ranking normalise floor round_to protect residual_width recovery seed"
+_KEPT = "step macs_kept params_kept units_kept before_recovery after_recovery normalise".split()
+
+Point = dict[str, Any]
+
+
+def is_trained(study: Study) -> bool:
+    """Tell whether a study's network is there.
+
+    Raises
+    ------
+    DebrideError
+        When it was trained with other settings than the grid's.
+    """
+    if study.train is None:
+        return True
+    if not (study.base / "model.json").is_file():
+        return False
+    stored = json.loads((study.base / "run.json").read_text(encoding="utf-8"))["settings"]
+    asked = study.train.model_dump(mode="json", include=set(_TRAINED))
+    for name in _TRAINED:
+        if stored.get(name) != asked[name]:
+            raise DebrideError(
+                f"'{study.base}' was trained with {name} {stored.get(name)}, the grid says "
+                f"{asked[name]}: delete that folder, or call the network otherwise"
+            )
+    return True
+
+
+def train(study: Study) -> str:
+    """Train a study's network, or go on with it; return its name."""
+    assert study.train is not None
+    workflow.train(study.train)
+    return study.name
+
+
+def result_path(cell: Cell) -> Path:
+    """Return the file that a finished cell is in."""
+    return cell.prune.out.with_suffix(".json")
+
+
+def read_cell(cell: Cell) -> dict[str, Any] | None:
+    """Read a finished cell; None where it is not finished.
+
+    Raises
+    ------
+    DebrideError
+        When it is damaged, or was made with other settings than the grid's.
+    """
+    path = result_path(cell)
+    if not path.is_file():
+        return None
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        stored, _ = dict(found["settings"]), found["points"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DebrideError(f"'{path}' is damaged ({error}): delete it to make it anew") from None
+    for name, value in cell.settings.items():
+        if stored.get(name) != value:
+            raise DebrideError(
+                f"'{path}' was made with {name} {stored.get(name)}, the grid says {value}: delete "
+                "it, or call the criterion otherwise"
+            )
+    return found
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """Cut a network through all budgets, measure every one of them, and write the cell's file.
+
+    Validation images decide all that is to be decided; test images are measured and never looked
+    at by the loop. Work that was interrupted goes on at the budget where it was.
+    """
+    watch = Stopwatch()
+    settings = cell.prune
+    job = open_job(settings)
+    with watch.part("reference"):
+        chosen = job.choose(
+            settings.reference,
+            strategy=settings.reference_strategy,
+            correct_only=settings.reference_correct,
+        )
+    visits = _Visits(cell, job)
+    options = values_of(
+        settings.criterion, pairs_of(settings.option), criterion_options(settings.criterion) or {}
+    )
+
+    def go(budgets: tuple[float, ...], folder: Path, visit: Callable[..., None]) -> None:
+        prune(
+            job.network.model,
+            job.reference(chosen),
+            job.batches("val"),
+            options=options,
+            **{name: getattr(settings, name) for name in _PASSED_ON.split()},
+            macs=budgets,
+            recovery_data=job.recalibration(),
+            task=job.task,
+            evidence=False,
+            folder=folder,
+            recorded=cell.settings,
+            on_network=visit,
+        )
+
+    with watch.part("pruning"):
+        if cell.one_shot:
+            for budget in cell.budgets:
+                if budget not in visits.budgets:
+                    go((budget,), settings.out / f"{budget:g}", visits.at(budget))
+        else:
+            go(cell.budgets, settings.out, visits.at())
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "network": cell.study.network,
+        "data": cell.study.data,
+        "seed": cell.study.seed,
+        "criterion": cell.criterion,
+        "settings": cell.settings,
+        "images": {
+            "sha256": job.source.fingerprint(),
+            "test": len(job.source.splits[job.final_split]),
+            "validation": len(job.source.splits["val"]),
+            "reference": len(chosen.indices),
+        },
+        "points": visits.points,
+        "seconds": watch.seconds(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    write_atomic(result_path(cell), json.dumps(document, indent=1) + "\n")
+    shutil.rmtree(settings.out, ignore_errors=True)
+    return document
+
+
+class _Visits:
+    """What is measured of each network on the way, kept on disk as it comes."""
+
+    def __init__(self, cell: Cell, job: Job) -> None:
+        self.cell, self.job = cell, job
+        self.path = cell.prune.out / VISITS
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else []
+        self._points: dict[float, Point] = {point["budget"]: point for point in kept}
+        self.tuning = tuning_of(cell.prune)
+
+    @property
+    def budgets(self) -> set[float]:
+        """Those that are measured."""
+        return set(self._points)
+
+    @property
+    def points(self) -> list[Point]:
+        """The measured networks, the original first."""
+        return [self._points[budget] for budget in sorted(self._points, reverse=True)]
+
+    def at(
+        self, budget: float | None = None
+    ) -> Callable[[StepRecord, nn.Module, tuple[PlannedGroup, ...]], None]:
+        """Return what a trajectory calls with each network; its first step is at `budget`."""
+
+        def visit(record: StepRecord, model: nn.Module, groups: tuple[PlannedGroup, ...]) -> None:
+            asked = 1.0 if record.step == 0 else budget or self.cell.budgets[record.step - 1]
+            point = {
+                "budget": asked,
+                **{name: getattr(record, name) for name in _KEPT},
+                "test": measured(model, self.job),
+                "finetuned": None,
+            }
+            if asked in self.cell.finetune_at:
+                point["finetuned"] = self._tuned(model, groups)
+            self._points[asked] = point
+            write_atomic(self.path, json.dumps(self.points))
+
+        return visit
+
+    def _tuned(self, model: nn.Module, groups: tuple[PlannedGroup, ...]) -> dict[str, Any]:
+        assert self.tuning is not None
+        watch, job = Stopwatch(), self.job
+        small, place = copy.deepcopy(model), job.network.device
+        judge = Validation(job.network.model, job.batches("val"), job.task, place)
+        found = finetune(
+            small,
+            job.network.model,
+            training_images(job),
+            judge.measured,
+            self.tuning,
+            task=job.task,
+            groups=groups,
+            seed=self.cell.study.seed,
+            device=place,
+        )
+        return {
+            "after_recovery": found.after,
+            "epochs": len(found.history),
+            "best_epoch": found.best_epoch,
+            "test": measured(small, job),
+            "seconds": watch.seconds()["total"],
+        }
+
+
+def measured(model: nn.Module, job: Job) -> Performance:
+    """Measure a network on the images that results are reported on."""
+    outcomes, labels, split = [], [], job.final_split
+    with undisturbed(model), torch.no_grad():
+        model.eval()
+        for batch in job.batches(split):
+            outputs = logits(model(batch["image"].to(job.network.device)))
+            outcomes.append(probabilities(outputs, job.task).double().cpu())
+            labels.append(batch["label"])
+    truth = torch.cat(labels).numpy()
+    return performance(torch.cat(outcomes).numpy(), truth, job.task, job.source.classes, split)

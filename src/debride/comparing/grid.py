@@ -1,0 +1,299 @@
+"""What is compared with what: the YAML file of a comparison, and the cells that it spans."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from debride.config import read_yaml
+from debride.errors import DebrideError, hint
+from debride.planning.goals import read_budgets
+from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
+from debride.settings.pruning import BUDGETS, PruneSettings
+from debride.settings.training import TrainSettings
+
+Named = dict[str, dict[str, Any]]
+Entries = Annotated[Named, BeforeValidator(lambda value: _named(value))]
+"""``{name: settings}``; a list of names is the same with nothing set."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+"""What names of files and columns are made of."""
+
+OWN = ("one_shot", "finetune_at")
+"""Settings of a criterion that ``debride prune`` does not have."""
+
+
+class Block(BaseModel):
+    """A part of the grid; what is left out means all of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    networks: tuple[str, ...] | None = None
+    data: tuple[str, ...] | None = None
+    criteria: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+class Grid(BaseModel):
+    """A comparison as its YAML file says it.
+
+    Attributes
+    ----------
+    networks
+        Name → settings of ``debride train``, or ``{"model": FOLDER}`` of a trained network.
+    data
+        Name → settings of the images; variables such as ``$DEBRIDE_DATA`` are filled in.
+    criteria
+        Name → settings of ``debride prune``; the name is the criterion unless one is given.
+        ``one_shot: true`` cuts every budget out of the original, with its scores;
+        ``finetune: 1`` trains a copy at each budget of ``finetune_at``.
+    budgets
+        Shares of the MACs to keep, falling: one trajectory visits them all.
+    seeds
+        Of training, of the reference images, and of criteria that draw.
+    common
+        Settings of ``debride prune`` that all criteria share.
+    blocks
+        Which networks, data, criteria and seeds go together; all with all by default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    networks: Entries
+    data: Entries
+    criteria: Entries
+    budgets: tuple[float, ...]
+    seeds: tuple[int, ...] = (0,)
+    common: dict[str, Any] = {}
+    blocks: tuple[Block, ...] = (Block(),)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for kind in ("networks", "data", "criteria"):
+            names = getattr(self, kind)
+            if not names:
+                raise ValueError(f"'{kind}' is empty: name one at least")
+            for name in names:
+                if not NAME.fullmatch(name):
+                    raise ValueError(
+                        f"'{name}' under '{kind}' becomes the name of a file: write it with "
+                        "letters, digits, '_', '.', '+' and '-'"
+                    )
+            for block in self.blocks:
+                for name in getattr(block, kind) or ():
+                    if name not in names:
+                        raise ValueError(f"no '{name}' under '{kind}': {hint(name, names)}")
+        if not self.seeds or any(seed < 0 for seed in self.seeds):
+            raise ValueError("'seeds' must be numbers from 0 up, one at least")
+        return self
+
+
+@dataclass(frozen=True)
+class Study:
+    """A network on images, trained with one seed: what all criteria start from.
+
+    Attributes
+    ----------
+    network, data : str
+        Their names in the grid.
+    seed : int
+    train : TrainSettings or None
+        How it is trained; None where it is there already.
+    base : Path
+        Folder of the trained network.
+    """
+
+    network: str
+    data: str
+    seed: int
+    train: TrainSettings | None
+    base: Path
+
+    @property
+    def name(self) -> str:
+        """How its files are called."""
+        return f"{self.network}-{self.data}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One criterion in one study.
+
+    Attributes
+    ----------
+    study : Study
+    criterion : str
+        Its name in the grid.
+    prune : PruneSettings
+    budgets : tuple of float
+    one_shot : bool
+        Cut each budget out of the original, with the original's scores.
+    finetune_at : tuple of float
+        Budgets at which a copy is fine-tuned.
+    """
+
+    study: Study
+    criterion: str
+    prune: PruneSettings
+    budgets: tuple[float, ...]
+    one_shot: bool = False
+    finetune_at: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How a reader knows it, and where its file lies."""
+        return f"{self.study.name}/{self.criterion}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same where a finished cell is taken as it is."""
+        left_out = {*OutputSettings.model_fields, *EvidenceSettings.model_fields} - {"rules"}
+        return {
+            **self.prune.model_dump(
+                mode="json", exclude={*left_out, "model", "data", "trust", "device"}
+            ),
+            "budgets": list(self.budgets),
+            "one_shot": self.one_shot,
+            "finetune_at": list(self.finetune_at),
+        }
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a comparison's YAML file.
+
+    Raises
+    ------
+    DebrideError
+        For a file that cannot be read or says something that cannot be.
+    """
+    content = read_yaml(path, "--grid")
+    try:
+        grid = Grid.model_validate(content)
+        read_budgets(grid.budgets, None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise DebrideError(f"'{path}'{f' at {where!r}' if where else ''}: {reason}") from None
+    except DebrideError as error:
+        raise DebrideError(f"'{path}' at 'budgets': {error}") from None
+    return grid
+
+
+def cells_of(grid: Grid, out: Path, **run: Any) -> list[Cell]:
+    """Span the grid: every cell once, those of the first seed first.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the comparison.
+    run
+        Settings of the run, such as `device` and `trust`, that no cell differs in.
+
+    Raises
+    ------
+    DebrideError
+        For settings that ``debride train`` or ``debride prune`` would refuse.
+    """
+    found: dict[tuple[str, str, int, str], None] = {}
+    for seed, block in itertools.product(_all_seeds(grid), grid.blocks):
+        if seed in (block.seeds or grid.seeds):
+            chosen = (getattr(block, k) or getattr(grid, k) for k in ("networks", "data"))
+            for network, data in itertools.product(*chosen):
+                for criterion in block.criteria or grid.criteria:
+                    found[network, data, seed, criterion] = None
+    studies: dict[tuple[str, str, int], Study] = {}
+    cells = []
+    for network, data, seed, criterion in found:
+        key = (network, data, seed)
+        if key not in studies:
+            studies[key] = _study(grid, out, key, run)
+        cells.append(_cell(grid, out, studies[key], criterion, run))
+    return cells
+
+
+def _all_seeds(grid: Grid) -> list[int]:
+    more = itertools.chain(*(block.seeds or () for block in grid.blocks))
+    return list(dict.fromkeys([*grid.seeds, *more]))
+
+
+def _study(grid: Grid, out: Path, key: tuple[str, str, int], run: Mapping[str, Any]) -> Study:
+    network, data, seed = key
+    entry = _filled(grid.networks[network])
+    folder = Path(str(entry.get("model", "")))
+    if entry.get("model") and folder.is_dir():
+        if more := [name for name in entry if name != "model"]:
+            raise DebrideError(
+                f"'{more[0]}' of the network '{network}' is stored in '{folder}': leave it out"
+            )
+        return Study(network, data, seed, None, folder)
+    base = out / "bases" / f"{network}-{data}-{seed}"
+    told = {"explain": 0, "speed": False, **entry, **_images(grid, data), **run}
+    with _within(f"the network '{network}'"):
+        train = TrainSettings.resolve({**told, "seed": seed, "out": base})
+    return Study(network, data, seed, train, base)
+
+
+def _cell(grid: Grid, out: Path, study: Study, criterion: str, run: Mapping[str, Any]) -> Cell:
+    entry = {"criterion": criterion, **grid.common, **grid.criteria[criterion]}
+    own = {name: entry.pop(name) for name in OWN if name in entry}
+    taken = [*BUDGETS, "max_drop", "max_drift", "from_", "steps", "seed", "out"]
+    taken += [*NetworkSettings.model_fields, *DataSettings.model_fields]
+    tuned = any(name in entry for name in ("finetune", "finetune_minutes"))
+    with _within(f"the criterion '{criterion}'"):
+        for name in entry:
+            if name in taken:
+                raise DebrideError(f"'{name}' is set by the grid: leave it out")
+        places = own.get("finetune_at", grid.budgets if tuned else ())
+        places = tuple(places) if isinstance(places, Sequence) else (places,)
+        if places and not tuned:
+            raise DebrideError("'finetune_at' goes with 'finetune': give both")
+        for place in places:
+            if place not in grid.budgets:
+                raise DebrideError(f"'finetune_at' names {place}, which is no budget of the grid")
+        images = {**_images(grid, study.data), **run}
+        if study.train is not None:  # its function stands in the grid: that is the permission
+            images["trust"] = True
+        flags = {**entry, **images, "model": str(study.base), "seed": study.seed}
+        prune = PruneSettings.resolve({**flags, "out": out / "cells" / study.name / criterion})
+        if own.get("one_shot") not in (None, True, False):
+            raise DebrideError("'one_shot' is true or false")
+    return Cell(study, criterion, prune, grid.budgets, bool(own.get("one_shot")), places)
+
+
+def _images(grid: Grid, data: str) -> dict[str, Any]:
+    """Give the settings of the images; the name is the data where none are named."""
+    return {"data": data, **_filled(grid.data[data])}
+
+
+def _filled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the environment's variables."""
+    return {
+        name: os.path.expandvars(value) if isinstance(value, str) else value
+        for name, value in entry.items()
+    }
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: {} for name in value}
+    if isinstance(value, dict):
+        return {str(name): entry or {} for name, entry in value.items()}
+    return value
+
+
+@contextlib.contextmanager
+def _within(where: str) -> Iterator[None]:
+    """Say in which entry of the grid a setting is wrong."""
+    try:
+        yield
+    except DebrideError as error:
+        raise DebrideError(f"{where}: {error}") from None

@@ -1,0 +1,168 @@
+"""The loop of a comparison: networks are trained, cells worked on, tables made as results come."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from debride import screens
+from debride.comparing.cells import is_trained, read_cell, run, train
+from debride.comparing.grid import Cell, Study, cells_of, read_grid
+from debride.comparing.showing import show_lines
+from debride.comparing.summary import removed_at, rows_of
+from debride.comparing.tables import write_tables
+from debride.comparing.workers import Workers, processes, ray_cluster, this_process
+from debride.errors import DebrideError
+
+if TYPE_CHECKING:
+    from debride.settings import CompareSettings
+
+POINT = 0.01
+"""The loss at which criteria are compared."""
+
+
+def compare(settings: CompareSettings) -> None:
+    """Work on all cells of a grid that are not there yet, and make tables and figures of all."""
+    grid = read_grid(settings.grid)
+    _check_place(settings)
+    cells = cells_of(grid, settings.out, device=settings.device, trust=settings.trust)
+    wanted = [c for c in cells if fnmatch.fnmatch(c.name, settings.only or "*")]
+    if not wanted:
+        raise DebrideError(
+            f"no cell fits --only '{settings.only}': they are called as '{cells[0].name}' is"
+        )
+    done = {cell.name: found for cell in cells if (found := read_cell(cell)) is not None}
+    left = [cell for cell in wanted if cell.name not in done]
+    screens.say("cells", f"{len(cells)}; {len(done)} done, {0 if settings.collect else len(left)} "
+                "to work on")  # fmt: skip
+    failed: list[str] = []
+    if left and not settings.collect:
+        with _workers(settings) as workers:
+            for cell, found in work(left, workers, failed.append):
+                done[cell.name] = found
+                write_tables(settings.out, [done[c.name] for c in cells if c.name in done])
+    if not done:
+        raise DebrideError(failed[0] if failed else "no cell is done yet: leave --collect out")
+    table = write_tables(settings.out, [done[c.name] for c in cells if c.name in done])
+    show_lines(table)
+    screens.say("tables", str(settings.out / "comparison.md"))
+    if failed:
+        raise DebrideError(
+            f"{screens.plural(len(failed), 'piece')} of work failed ({failed[0]}): mend that and "
+            "run the same command again; what is done is kept"
+        )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A network to train, or a cell to work on."""
+
+    study: Study
+    cell: Cell | None
+
+    @property
+    def name(self) -> str:
+        return self.study.name if self.cell is None else self.cell.name
+
+
+def work(
+    cells: list[Cell], workers: Workers, failed: Callable[[str], None]
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Yield each cell with its result as it is done; networks are trained before their cells.
+
+    Parameters
+    ----------
+    failed : callable
+        Called with a sentence for each network or cell that could not be made.
+    """
+    begun = time.monotonic()
+    queue: deque[_Task] = deque()
+    untrained: set[str] = set()
+    for cell in cells:
+        study = cell.study
+        if study.name not in untrained and not is_trained(study):
+            untrained.add(study.name)
+            queue.append(_Task(study, None))
+        queue.append(_Task(study, cell))
+    running: dict[Future[Any], _Task] = {}
+    total, finished = len(cells), 0
+    while queue or running:
+        while len(running) < workers.width and (task := _next(queue, untrained)) is not None:
+            if task.cell is None:
+                running[workers.submit(train, task.study)] = task
+            else:
+                running[workers.submit(run, task.cell)] = task
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task = running.pop(future)
+            error = future.exception()
+            if error is not None:
+                sentence = f"{task.name}: {_said(error)}"
+                screens.warn(sentence)
+                failed(sentence)
+                if task.cell is None:  # none of its cells can be made
+                    lost = [other for other in queue if other.study == task.study]
+                    queue = deque(other for other in queue if other.study != task.study)
+                    total -= len(lost)
+            elif task.cell is None:
+                untrained.discard(task.study.name)
+                screens.say("trained", task.name)
+            else:
+                finished += 1
+                _tell(task.cell, future.result(), finished, total, time.monotonic() - begun)
+                yield task.cell, future.result()
+
+
+def _next(queue: deque[_Task], untrained: set[str]) -> _Task | None:
+    """Take the first task whose network is there, or that trains one."""
+    for task in queue:
+        if task.cell is None or task.study.name not in untrained:
+            queue.remove(task)
+            return task
+    return None
+
+
+def _tell(cell: Cell, found: dict[str, Any], done: int, total: int, seconds: float) -> None:
+    rows = [row for row in rows_of([found]) if row["stage"] == "repaired"]
+    best = removed_at(rows, POINT)
+    kept = f"{best['macs_removed']:.0%} of MACs removed" if best else "nothing can be removed"
+    left = seconds / done * (total - done)
+    more = f"; about {screens.duration(left)} left" if total > done else ""
+    screens.say(f"{done} of {total}", f"{cell.name}: {kept} at one point of validation{more}")
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, DebrideError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no more is known'}"
+
+
+def _check_place(settings: CompareSettings) -> None:
+    out = settings.out
+    if out.exists() and not out.is_dir():
+        raise DebrideError(f"'{out}' is a file: give --out a folder")
+    if out.is_dir() and any(out.iterdir()) and not any((out / n).is_dir() for n in _OWN):
+        raise DebrideError(
+            f"'{out}' holds something that is not Debride's: give --out a new folder"
+        )
+
+
+_OWN = ("cells", "bases")
+
+
+@contextlib.contextmanager
+def _workers(settings: CompareSettings) -> Iterator[Workers]:
+    if settings.ray:
+        chosen = ray_cluster(settings.ray_address)
+    elif settings.workers > 1:
+        chosen = processes(settings.workers, settings.out / "logs")
+    else:
+        chosen = this_process()
+    with chosen as workers:
+        yield workers

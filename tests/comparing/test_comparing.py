@@ -1,0 +1,240 @@
+"""`debride compare` as a user runs it, on the tiny network of the tests of the commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import Say
+from debride.comparing import running
+from debride.comparing.grid import Cell
+from debride.pruning import prune
+
+
+def _grid(place: Path, name: str, **changes: Any) -> Path:
+    grid = {
+        "networks": {"tiny": {"model": str(place / "base")}},
+        "data": {"toy": {"data": "toy.npz"}},
+        "criteria": {"lrp": {}, "magnitude": {}},
+        "budgets": [0.8, 0.5, 0.3],
+        "common": {"recovery": "batchnorm", "reference": 5},
+        **changes,
+    }
+    path = place / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(grid, sort_keys=False))
+    return path
+
+
+def _cell(place: Path, out: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / out / "cells" / f"{name}.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path) -> Path:
+    return base.parent
+
+
+def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
+    criteria = {
+        "lrp": {},
+        "shot": {"criterion": "lrp", "one_shot": True},
+        "tuned": {"criterion": "lrp", "finetune": 1, "finetune_at": [0.3]},
+    }
+    grid = _grid(trained, "whole", criteria=criteria, seeds=[0, 1])
+    line = f"compare --grid {grid} --out whole --trust"
+    code, out, err = say(line)
+    assert code == 0, err
+    assert "6 of 6" in out
+    rows = list(csv.DictReader((trained / "whole" / "results.csv").open()))
+    assert len(rows) == 2 * (3 * 4 + 1)
+    for row in rows:
+        assert float(row["macs_kept"]) == pytest.approx(float(row["budget"]), abs=0.01)
+    stepwise = _cell(trained, "whole", "tiny-toy-0/lrp")["points"]
+    shot = _cell(trained, "whole", "tiny-toy-0/shot")["points"]
+    tuned = _cell(trained, "whole", "tiny-toy-0/tuned")["points"]
+    assert [point["budget"] for point in shot] == [1.0, 0.8, 0.5, 0.3]
+    # the first cut is the same, whatever comes after
+    assert stepwise[1] == {**shot[1], "step": 1} == tuned[1]
+    assert stepwise[3] == {**tuned[3], "finetuned": None}
+    assert tuned[3]["finetuned"]["epochs"] == 1
+    page = (trained / "whole" / "comparison.md").read_text()
+    assert "## tiny, toy" in page
+    assert "| tuned, fine-tuned | 2 |" in page
+    assert (trained / "whole" / "figures" / "tiny-toy.svg").read_text().count("<svg") == 1
+    assert not list((trained / "whole" / "cells" / "tiny-toy-0").glob("*/"))
+
+    before = (trained / "whole" / "results.csv").read_text()
+    code, out, _ = say(line)
+    assert code == 0
+    assert "6 done, 0 to work on" in out
+    assert (trained / "whole" / "results.csv").read_text() == before
+
+
+def test_networks_of_the_grid_are_trained_once_for_each_seed(say: Say, trained: Path) -> None:
+    network = {"model": "tinynet:make", "epochs": 3, "lr": 0.02, "batch_size": 16}
+    grid = _grid(trained, "fresh", networks={"fresh": network}, budgets=[0.5], seeds=[0, 1])
+    line = f"compare --grid {grid} --out fresh"
+    code, out, err = say(line)
+    assert code == 0, err
+    assert out.count("trained    fresh-toy") == 2
+    stored = [
+        json.loads((trained / "fresh" / "bases" / f"fresh-toy-{seed}" / "run.json").read_text())
+        for seed in (0, 1)
+    ]
+    assert [run["seed"] for run in stored] == [0, 1]
+    network["epochs"] = 4
+    _grid(trained, "fresh", networks={"fresh": network}, budgets=[0.4], seeds=[0])
+    code, _, err = say(f"{line} --only *-0/lrp")
+    assert code == 2
+    assert "was made with budgets [0.5], the grid says [0.4]" in err
+
+
+def test_what_was_interrupted_goes_on(say: Say, trained: Path, monkeypatch: Any) -> None:
+    grid = _grid(trained, "stopped")
+    line = f"compare --grid {grid} --out stopped --trust"
+    steps: list[int] = []
+
+    def interrupted(*given: Any, on_network: Any, **more: Any) -> Any:
+        def look(record: Any, *rest: Any) -> None:
+            steps.append(record.step)
+            on_network(record, *rest)
+            if record.step == 2 and len(steps) == 3:
+                raise KeyboardInterrupt
+
+        return prune(*given, on_network=look, **more)
+
+    monkeypatch.setattr("debride.comparing.cells.prune", interrupted)
+    code, _, err = say(line)
+    assert code == 130
+    assert "run the same command again to go on" in err
+    code, _, err = say(line)
+    assert code == 0, err
+    assert steps[:5] == [0, 1, 2, 2, 3]
+    straight = _grid(trained, "straight", criteria=["lrp"])
+    assert say(f"compare --grid {straight} --out straight --trust")[0] == 0
+    assert (
+        _cell(trained, "stopped", "tiny-toy-0/lrp")["points"]
+        == _cell(trained, "straight", "tiny-toy-0/lrp")["points"]
+    )
+
+
+def test_a_cell_that_fails_leaves_the_others(say: Say, trained: Path) -> None:
+    criteria = {"lrp": {}, "fine": {"criterion": "magnitude", "protect": ["nothing.*"]}}
+    grid = _grid(trained, "failing", criteria=criteria)
+    code, out, err = say(f"compare --grid {grid} --out failing --trust")
+    assert code == 2
+    assert "1 piece of work failed (tiny-toy-0/fine: " in err
+    assert "what is done is kept" in err
+    assert "tiny-toy-0/lrp" in out
+    assert (trained / "failing" / "comparison.md").is_file()
+
+
+def test_a_network_that_cannot_be_trained_takes_its_cells_along(say: Say, trained: Path) -> None:
+    grid = _grid(trained, "untrained", networks={"none": {"model": "torchvision:resnet17"}})
+    code, _, err = say(f"compare --grid {grid} --out untrained")
+    assert code == 2
+    assert "none-toy-0: " in err
+    assert "resnet18" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--only nothing", "no cell fits --only 'nothing': they are called as 'tiny-toy-0/lrp' is"),
+        ("--collect", "no cell is done yet"),
+        ("--seed 3", "--seed stands in the grid"),
+        ("--ray-address auto", "--ray-address is for --ray"),
+        ("--workers 0", "--workers"),
+    ],
+)
+def test_flags_that_mean_nothing(say: Say, trained: Path, flags: str, words: str) -> None:
+    grid = _grid(trained, "flags")
+    code, _, err = say(f"compare --grid {grid} --out nowhere --trust {flags}")
+    assert code == 2
+    assert words in err
+    assert not (trained / "nowhere").exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(say: Say, trained: Path) -> None:
+    grid = _grid(trained, "flags")
+    (trained / "letters").mkdir()
+    (trained / "letters" / "dear.txt").write_text("...")
+    code, _, err = say(f"compare --grid {grid} --out letters --trust")
+    assert code == 2
+    assert "holds something that is not Debride's" in err
+
+
+def test_a_damaged_cell_is_named(say: Say, trained: Path) -> None:
+    grid = _grid(trained, "damaged")
+    path = trained / "damaged" / "cells" / "tiny-toy-0" / "lrp.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    code, _, err = say(f"compare --grid {grid} --out damaged --trust")
+    assert code == 2
+    assert "lrp.json' is damaged" in err
+    assert "delete it to make it anew" in err
+
+
+def test_cells_wait_for_their_network_and_others_do_not(trained: Path, monkeypatch: Any) -> None:
+    """With two at once, the second study is trained beside the first, before its cells."""
+    import threading
+
+    from debride.comparing.grid import cells_of, read_grid
+    from debride.comparing.workers import Workers
+
+    network = {"model": "tinynet:make", "epochs": 1}
+    grid = read_grid(_grid(trained, "order", networks={"x": network, "y": network}))
+    order: list[str] = []
+    lock = threading.Lock()
+
+    def note(thing: Any) -> dict[str, Any]:
+        with lock:
+            order.append(thing.name)
+        return {}
+
+    monkeypatch.setattr(running, "train", note)
+    monkeypatch.setattr(running, "run", note)
+    monkeypatch.setattr(running, "_tell", lambda *_: None)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        cells = cells_of(grid, trained / "order")
+        found: list[tuple[Cell, Any]] = list(running.work(cells, Workers(pool.submit, 2), print))
+    assert {cell.name for cell, _ in found} == {cell.name for cell in cells}
+    for study in ("x-toy-0", "y-toy-0"):
+        assert order.index(study) < min(order.index(f"{study}/{c}") for c in ("lrp", "magnitude"))
+    assert set(order[:2]) == {"x-toy-0", "y-toy-0"}
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(say: Say, trained: Path) -> None:
+    grid = _grid(trained, "two")
+    for out, workers in (("one", 1), ("two", 2)):
+        code, _, err = say(f"compare --grid {grid} --out {out} --trust --workers {workers}")
+        assert code == 0, err
+    for name in ("tiny-toy-0/lrp", "tiny-toy-0/magnitude"):
+        one, two = (_cell(trained, out, name)["points"] for out in ("one", "two"))
+        assert len(one) == 4
+        for before, after in zip(one, two, strict=True):
+            # other numbers of threads add up in another order
+            assert before["macs_kept"] == pytest.approx(after["macs_kept"], abs=0.01)
+            assert before["test"]["accuracy"] == pytest.approx(after["test"]["accuracy"], abs=0.04)
+
+
+@pytest.mark.slow
+def test_ray_finds_what_one_process_finds(say: Say, trained: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is the optional extra 'ray'")
+    grid = _grid(trained, "ray", criteria=["magnitude"])
+    for out, flags in (("alone", ""), ("ray", "--ray")):
+        code, _, err = say(f"compare --grid {grid} --out {out} --trust {flags}")
+        assert code == 0, err
+    alone, ray = (_cell(trained, out, "tiny-toy-0/magnitude")["points"] for out in ("alone", "ray"))
+    assert [p["test"]["accuracy"] for p in alone] == pytest.approx(
+        [p["test"]["accuracy"] for p in ray], abs=0.04
+    )
