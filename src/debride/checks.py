@@ -13,7 +13,8 @@ from torch import nn
 
 from debride.data.batches import unpack
 from debride.errors import DebrideError
-from debride.evidence.evidence import Performance, Task
+from debride.evidence.task import Performance
+from debride.models.outputs import Task
 from debride.evidence.state import frozen
 from debride.evidence.task import decide, performance
 from debride.models.outputs import logits, probabilities

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -38,15 +38,55 @@ class Explanations(TypedDict):
     top10_overlap: Spread
 
 
-def lrp_explainer(rules: str) -> Explainer:
-    """Give the explainer of the library: input relevance by LRP with this rule set."""
-    from debride.relevance.methods import attribute
+def explainer_of(method: str, rules: str = "epsilon") -> Explainer:
+    """Give an explainer of the library: input relevance by this method.
+
+    Parameters
+    ----------
+    method
+        A name that `attribute` knows.
+    rules
+        LRP's rule set, for methods that have one.
+
+    Raises
+    ------
+    DebrideError
+        For a method that nobody registered.
+    """
+    from debride.relevance.methods import attribute, method_options
+
+    method_options(method)
 
     def explain(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        relevance: Tensor = attribute(model, images, targets, method="lrp", rules=rules).input
+        relevance: Tensor = attribute(model, images, targets, method=method, rules=rules).input
         return relevance
 
     return explain
+
+
+def lrp_explainer(rules: str) -> Explainer:
+    """Give LRP's explainer with this rule set."""
+    return explainer_of("lrp", rules)
+
+
+def usual_methods(models: Sequence[nn.Module], image: Tensor) -> tuple[str, ...]:
+    """Give the methods compared unasked: LRP, and Grad-CAM where the networks have maps for it.
+
+    Parameters
+    ----------
+    models
+        In evaluation mode.
+    image
+        (1, C, *spatial), on the networks' device.
+    """
+    from debride.relevance.cam import last_spatial
+
+    try:
+        for model in models:
+            last_spatial(model, image)
+    except DebrideError:
+        return ("lrp",)
+    return ("lrp", "gradcam")
 
 
 def heatmaps(

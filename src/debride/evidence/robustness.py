@@ -110,7 +110,7 @@ def measure_robustness(
     images: Tensor,
     labels: Labels,
     targets: Tensor,
-    explain: Explainer,
+    explain: Explainer | None,
     *,
     task: Task,
     classes: Sequence[str],
@@ -135,12 +135,12 @@ def measure_robustness(
     targets
         (B,) the class explained.
     explain
-        What makes the heatmaps.
+        What makes the heatmaps; None for accuracy alone.
     scale
         How to get at pixels; by default the range of values seen in `images` is taken for that
         from black to white.
     explained
-        So many of the first images are explained; 0 for none.
+        So many of the first images are explained.
     seed
         Of the noise.
     """
@@ -151,11 +151,12 @@ def measure_robustness(
     if images.shape[1] not in (1, 3):
         left_out["jpeg"] = f"JPEG files hold 1 or 3 channels, not {images.shape[1]}"
     used = [each for each in known if each.name not in left_out]
-    some = slice(0, explained)
+    some = slice(0, explained if explain is not None else 0)
     batches = [at_once(network, images, most=64) for network in networks]
     names = tuple(classes)
 
     def heat(which: int, changed: Tensor) -> Tensor:
+        assert explain is not None
         given = changed[some]
         return heatmaps(networks[which], given, targets[some], explain, batch_size=batches[which])
 
@@ -165,7 +166,7 @@ def measure_robustness(
 
     order = range(len(networks))
     clean = [accuracy(which, images) for which in order]
-    maps = [heat(which, images) for which in order] if explained else []
+    maps = [heat(which, images) for which in order] if explain is not None else []
     pixels = scale.pixels(images)
     found: dict[str, CorruptionCurves] = {}
     for corruption in track(used, "changing images as clinics do"):
@@ -175,7 +176,7 @@ def measure_robustness(
             changed = scale.values(corruption.apply(pixels, level, generator))
             for which in order:
                 curves[which]["balanced_accuracy"].append(accuracy(which, changed))
-                if explained:
+                if explain is not None:
                     moved = _moved(corruption, maps[which], level, generator)
                     alike = spearman(moved, heat(which, changed)).nan_to_num(0.0)
                     curves[which]["drift"].append(1 - float(alike.mean()))

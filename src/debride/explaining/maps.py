@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.evidence.evidence import Task
+from debride.models.outputs import Task
 from debride.explaining.asking import Ask, Explained, difference
 from debride.models.outputs import logits, probabilities
 from debride.opening import Network
