@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from debride.errors import DebrideError
@@ -113,7 +117,7 @@ def blur(images: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """Blur with a Gaussian: a lens out of focus, a patient who moved."""
     from monai.networks.layers import GaussianFilter
 
-    blurred: Tensor = GaussianFilter(images.ndim - 2, level * min(images.shape[2:]))(images)
+    blurred: Tensor = GaussianFilter(images.ndim - 2, level * min(images.shape[-2:]))(images)
     return blurred
 
 
@@ -139,14 +143,15 @@ def brightness(images: Tensor, level: float, generator: torch.Generator) -> Tens
     volumes="JPEG files hold flat images",
 )
 def jpeg(images: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Write the images as JPEG files, and read them again."""
-    from torchvision.transforms.v2 import functional
-
+    """Write the images as JPEG files, and read them again; a codec takes them one by one."""
     if images.shape[1] not in (1, 3):
-        raise DebrideError(f"a JPEG file cannot hold {images.shape[1]} channels: leave 'jpeg' out")
+        raise DebrideError(f"a JPEG file cannot hold {images.shape[1]} channels: give 1 or 3")
     pixels = (images.clamp(0, 1) * 255).round().byte().cpu()
-    again: Tensor = functional.jpeg(pixels, int(level)).to(images) / 255
-    return again
+    arrays = pixels.movedim(1, -1).squeeze(-1).numpy()
+    again = np.stack([_as_jpeg(array, int(level)) for array in arrays])
+    return (
+        torch.from_numpy(again).reshape(pixels.movedim(1, -1).shape).movedim(-1, 1).to(images) / 255
+    )
 
 
 @register_corruption("rotation", levels=(3, 6, 10, 15, 20), unit="degrees", moves=True)
@@ -165,7 +170,8 @@ def rotation(images: Tensor, level: float, generator: torch.Generator) -> Tensor
     )
     turned = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
     if images.ndim == 5:
-        return turned.unflatten(0, (len(images), images.shape[2])).transpose(1, 2)
+        slices = turned.reshape(len(images), images.shape[2], *turned.shape[1:])
+        return slices.transpose(1, 2)
     return turned
 
 
@@ -175,6 +181,12 @@ def resolution(images: Tensor, level: float, generator: torch.Generator) -> Tens
     size = images.shape[2:]
     smaller = [max(1, round(level * side)) for side in size]
     return F.interpolate(F.interpolate(images, smaller, mode="area"), size, mode=MODES[len(size)])
+
+
+def _as_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
 
 
 def _grey(images: Tensor) -> bool:

@@ -20,12 +20,13 @@ from debride.evidence.calibration import Calibration
 from debride.evidence.changed import Changed
 from debride.evidence.explanations import Explanations
 from debride.evidence.localisation import Localisation
-from debride.evidence.statistics import Statistics
-from debride.evidence.subgroups import Subgroups
-from debride.evidence.task import Decisions, Performance
-from debride.evidence.verdict import Verdict
 from debride.evidence.reasons import Reasons
 from debride.evidence.robustness import Robustness
+from debride.evidence.statistics import Statistics
+from debride.evidence.subgroups import Subgroups
+from debride.evidence.task import Decisions
+from debride.evidence.task import Performance as Performance
+from debride.evidence.verdict import Verdict
 from debride.files import write_atomic
 from debride.models.outputs import Task as Task
 

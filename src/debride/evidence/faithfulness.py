@@ -97,9 +97,7 @@ def faithfulness(
     mean = images.mean(axes, keepdim=True).expand_as(images)
     after = _watched(model, images, mean, maps, targets, task, steps, batch)
     before = _watched(model, _blurred(images), images, maps, targets, task, steps, batch)
-    deletion, insertion = (
-        torch.trapezoid(curve, dx=1 / steps, dim=1) for curve in (after, before)
-    )
+    deletion, insertion = (torch.trapezoid(curve, dx=1 / steps, dim=1) for curve in (after, before))
     of_deletion, of_insertion = quantiles(deletion), quantiles(insertion)
     assert of_deletion is not None
     assert of_insertion is not None
@@ -133,7 +131,8 @@ def _watched(
         torch.arange(len(begin), device=place), torch.arange(steps + 1, device=place), indexing="ij"
     )
     found = []
-    for some, at in zip(image.flatten().split(batch), step.flatten().split(batch), strict=True):
+    pairs = torch.stack([image.flatten(), step.flatten()])
+    for some, at in torch.split(pairs, batch, dim=1):
         replaced = rank[some] < counts[at].reshape(-1, *[1] * (begin.ndim - 1))
         with torch.no_grad():
             outputs = logits(model(torch.where(replaced, end[some], begin[some])))
@@ -145,6 +144,6 @@ def _watched(
 def _blurred(images: Tensor) -> Tensor:
     from monai.networks.layers import GaussianFilter
 
-    sigma = BLUR * min(images.shape[2:])
+    sigma = BLUR * min(images.shape[-2:])
     blurred: Tensor = GaussianFilter(images.ndim - 2, sigma)(images)
     return blurred

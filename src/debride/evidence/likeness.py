@@ -14,6 +14,7 @@ from debride.evidence.explanations import spearman, top_overlap
 
 WINDOW = 7
 """Pixels a side of the window that structures are compared in; less where an image is smaller."""
+PLACES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -43,10 +44,11 @@ def quantiles(values: Tensor) -> Quantiles | None:
     array = values[~values.isnan()].double().numpy()
     if not len(array):
         return None
-    places = (5, 10, 25, 50, 75, 90, 95)
-    cuts = np.quantile(array, [place / 100 for place in places])
-    named = {f"q{place:02}": float(cut) for place, cut in zip(places, cuts, strict=True)}
-    return Quantiles(images=len(array), mean=float(array.mean()), **named)  # type: ignore[typeddict-item]
+    q05, q10, q25, q50, q75, q90, q95 = (float(cut) for cut in np.quantile(array, PLACES))
+    return Quantiles(
+        images=len(array), mean=float(array.mean()),
+        q05=q05, q10=q10, q25=q25, q50=q50, q75=q75, q90=q90, q95=q95,
+    )  # fmt: skip
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -105,7 +107,8 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     tensor([0.7071], dtype=torch.float64)
     """
     a, b = first.flatten(1).double(), second.flatten(1).double()
-    return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).clamp(-1, 1)
+    lengths = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return ((a * b).sum(1) / lengths).clamp(-1, 1)
 
 
 def top_iou(first: Tensor, second: Tensor, share: float = 0.1) -> Tensor:
@@ -157,7 +160,7 @@ def centre_shift(first: Tensor, second: Tensor) -> Tensor:
     """
     moved = _centre(first) - _centre(second)
     diagonal = float(np.linalg.norm(first.shape[1:]))
-    return moved.norm(dim=1) / diagonal
+    return moved.square().sum(1).sqrt() / diagonal
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -19,14 +19,14 @@ from debride.evidence.evidence import (
     Cost,
     CostPair,
     Evidence,
-    Explanations,
     PerformancePair,
     Sample,
 )
 from debride.evidence.explanations import (
     Explainer,
-    heatmaps,
+    Explanations,
     explainer_of,
+    heatmaps,
     lrp_explainer,
     spearman,
     summarise,

@@ -200,7 +200,7 @@ def measure_robustness(
 
 def _probabilities(network: nn.Module, images: Tensor, batch: int, task: Task) -> Array:
     with torch.no_grad():
-        outputs = [logits(network(part)).float().cpu() for part in images.split(batch)]
+        outputs = [logits(network(part)).float().cpu() for part in torch.split(images, batch)]
     values: Array = np.asarray(probabilities(torch.cat(outputs), task).double())
     return values
 
