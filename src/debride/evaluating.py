@@ -58,6 +58,7 @@ def evidence_of(
         robustness=settings.robustness,
         scale=Scale(prepared.mean, prepared.std),
         speed=settings.speed,
+        onnx_speed=settings.onnx_speed,
         rules=settings.rules,
         columns=None if wanted == () else job.columns(split),
         subgroups=wanted,

@@ -22,6 +22,8 @@ from debride.evidence.explanations import Explanations
 from debride.evidence.localisation import Localisation
 from debride.evidence.reasons import Reasons
 from debride.evidence.robustness import Robustness
+from debride.evidence.speed import Latency as Latency
+from debride.evidence.speed import Speed as Speed
 from debride.evidence.statistics import Statistics
 from debride.evidence.subgroups import Subgroups
 from debride.evidence.task import Decisions
@@ -51,36 +53,6 @@ class CostPair(TypedDict):
 
     original: Cost | None
     model: Cost
-
-
-class Latency(TypedDict):
-    """Milliseconds a batch: the median of the runs and the quartiles around it."""
-
-    median: float
-    q25: float
-    q75: float
-
-
-class BatchLatency(TypedDict):
-    """Latency of both networks at one batch size, measured in turns."""
-
-    batch: int
-    runs: int
-    original: Latency | None
-    model: Latency
-    speedup: float | None
-    """Median of the original over median of the model: 2 is twice as fast."""
-    speedup_q25: float | None
-    speedup_q75: float | None
-
-
-class Speed(TypedDict):
-    """Latency and what it was measured with."""
-
-    device: str
-    threads: int
-    torch: str
-    batches: list[BatchLatency]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ from debride.evidence.localisation import Localisation, localisation
 from debride.evidence.pictures import picture, shown_slice, thumbnail
 from debride.evidence.reasons import Reasons, measure_reasons
 from debride.evidence.robustness import Robustness, Scale, measure_robustness
-from debride.evidence.speed import measure_speed
+from debride.evidence.speed import measure_onnx_speed, measure_speed
 from debride.evidence.state import device_of, frozen, placed
 from debride.evidence.statistics import SPECIFICITY, statistics
 from debride.evidence.subgroups import Subgroups, subgroups
@@ -69,6 +69,7 @@ def evaluate(
     robustness: int = 200,
     scale: Scale | None = None,
     speed: bool = True,
+    onnx_speed: bool = False,
     rules: str = "epsilon",
     columns: Mapping[str, Sequence[Any]] | None = None,
     subgroups: Sequence[str] | None = None,
@@ -112,6 +113,8 @@ def evaluate(
         values is taken for that from black to white.
     speed
         Whether to time both networks, a few seconds for each batch size.
+    onnx_speed
+        Whether to export both networks and time them in onnxruntime too.
     rules
         LRP rule set of the heatmaps.
     columns
@@ -170,6 +173,8 @@ def evaluate(
         robust = _robustness(networks, seen, explainers, scale, place, seed)
         costs = [_cost(network, example) for network in networks]
         timing = measure_speed(model, example, original=original) if speed else None
+        if timing is not None and onnx_speed:
+            timing = {**timing, "onnx": measure_onnx_speed(networks, example)}
     performances = [performance(each, labels, task, seen.classes, split) for each in p]
     both = original is not None
     evidence = Evidence(

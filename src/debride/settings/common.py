@@ -203,6 +203,12 @@ class EvidenceSettings(Settings):
         metavar="CHECK=WARN,FAIL",
         many=True,
     )
+    onnx_speed: bool = option(
+        False,
+        "Also export both networks and time them in onnxruntime (a minute or so).",
+        panel="Evidence",
+        metavar="",
+    )
     rules: str = option(
         "epsilon",
         "Relevance rules of LRP, as heatmap and as criterion: epsilon, epsilon_plus, "
