@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -12,6 +13,8 @@ from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
 from debride.evidence.columns import check_columns
+from debride.evidence.explanations import explainer_of
+from debride.evidence.robustness import Scale
 from debride.evidence.verdict import OUTCOMES, read_limits
 from debride.files import check_free
 from debride.opening import Job, open_job
@@ -21,20 +24,27 @@ from debride.report import render
 from debride.reporting import names_of
 
 if TYPE_CHECKING:
-    from debride.settings import EvaluateSettings, EvidenceSettings
+    from debride.settings import ApplySettings, EvaluateSettings, EvidenceSettings, PruneSettings
+
+    Measuring = EvaluateSettings | PruneSettings | ApplySettings
 
 
-def check_evidence(settings: EvidenceSettings, job: Job, split: str) -> None:
-    """Refuse limits and columns that are not there, before hours of work."""
+def check_evidence(settings: Measuring, job: Job, split: str) -> None:
+    """Refuse limits, columns, methods and networks that are not there, before hours of work."""
     read_limits(pairs_of(settings.limit, "--limit"))
     check_columns(list(job.columns(split)), _wanted(settings))
+    for method in _methods(settings) or ():
+        explainer_of(method)
+    if settings.yardstick is not None:
+        _beside(settings, settings.yardstick, job)
 
 
 def evidence_of(
-    settings: EvidenceSettings, job: Job, split: str, model: nn.Module, original: nn.Module | None
+    settings: Measuring, job: Job, split: str, model: nn.Module, original: nn.Module | None
 ) -> Evidence:
     """Measure a network, and its original, on a split of the job's images."""
-    wanted = _wanted(settings)
+    wanted, folder = _wanted(settings), settings.yardstick
+    prepared = job.network.preprocessing
     return measure_evidence(
         model,
         job.measured(split),
@@ -43,7 +53,12 @@ def evidence_of(
         classes=job.source.classes,
         split=split,
         explain=settings.explain,
+        methods=_methods(settings),
+        second=None if folder is None else _beside(settings, folder, job),
+        robustness=settings.robustness,
+        scale=Scale(prepared.mean, prepared.std),
         speed=settings.speed,
+        onnx_speed=settings.onnx_speed,
         rules=settings.rules,
         columns=None if wanted == () else job.columns(split),
         subgroups=wanted,
@@ -51,6 +66,27 @@ def evidence_of(
         limits=read_limits(pairs_of(settings.limit, "--limit")),
         seed=settings.seed,
     )
+
+
+def _beside(settings: Measuring, folder: Path, job: Job) -> nn.Module:
+    """Open another network that sees the same images and decides between the same classes."""
+    other = read_bundle(folder, trust=settings.trust, device=job.network.device)
+    if other.classes != job.source.classes:
+        raise DebrideError(
+            f"'{folder}' decides between {', '.join(other.classes)}, "
+            f"'{settings.model}' between {', '.join(job.source.classes)}: "
+            "compare networks of the same classes"
+        )
+    if other.preprocessing != job.network.preprocessing:
+        raise DebrideError(
+            f"'{folder}' wants its images prepared in another way than "
+            f"'{settings.model}': compare networks that see the same images"
+        )
+    return other.model
+
+
+def _methods(settings: EvidenceSettings) -> tuple[str, ...] | None:
+    return () if settings.evidence_methods == ("none",) else settings.evidence_methods
 
 
 def _wanted(settings: EvidenceSettings) -> tuple[str, ...] | None:
@@ -79,19 +115,7 @@ def evaluate(settings: EvaluateSettings) -> bool:
     check_evidence(settings, job, split)
     original = None
     if settings.original is not None:
-        other = read_bundle(settings.original, trust=settings.trust, device=job.network.device)
-        if other.classes != job.source.classes:
-            raise DebrideError(
-                f"'{settings.original}' decides between {', '.join(other.classes)}, "
-                f"'{settings.model}' between {', '.join(job.source.classes)}: "
-                "compare networks of the same classes"
-            )
-        if other.preprocessing != job.network.preprocessing:
-            raise DebrideError(
-                f"'{settings.original}' wants its images prepared in another way than "
-                f"'{settings.model}': compare networks that see the same images"
-            )
-        original = other.model
+        original = _beside(settings, settings.original, job)
     with watch.part("evidence"):
         evidence = evidence_of(settings, job, split, job.network.model, original)
     screens.show_evidence(evidence, names=("original", "network"))

@@ -63,7 +63,7 @@ _RESUMED = set(
 """Settings that must be the same where a training goes on."""
 _NOT_COMPARED = {
     *"out overwrite explain speed show_names force trust device from_ at".split(),
-    *"subgroups specificity limit".split(),
+    *"subgroups specificity limit evidence_methods yardstick robustness onnx_speed".split(),
     *(name for name in FinetuneSettings.model_fields if name.startswith("finetune")),
 }
 """Settings that may be others where a pruning goes on; fine-tuning compares its own."""
@@ -130,6 +130,8 @@ def train(settings: TrainSettings) -> None:
             classes=job.source.classes,
             split=job.final_split,
             explain=settings.explain,
+            methods=(),
+            robustness=0,
             speed=settings.speed,
             columns=job.columns(job.final_split),
             seed=settings.seed,

@@ -18,10 +18,16 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from debride.errors import DebrideError
 from debride.evidence.calibration import Calibration
 from debride.evidence.changed import Changed
+from debride.evidence.explanations import Explanations
 from debride.evidence.localisation import Localisation
+from debride.evidence.reasons import Reasons
+from debride.evidence.robustness import Robustness
+from debride.evidence.speed import Latency as Latency
+from debride.evidence.speed import Speed as Speed
 from debride.evidence.statistics import Statistics
 from debride.evidence.subgroups import Subgroups
-from debride.evidence.task import Decisions, Performance
+from debride.evidence.task import Decisions
+from debride.evidence.task import Performance as Performance
 from debride.evidence.verdict import Verdict
 from debride.files import write_atomic
 from debride.models.outputs import Task as Task
@@ -47,56 +53,6 @@ class CostPair(TypedDict):
 
     original: Cost | None
     model: Cost
-
-
-class Latency(TypedDict):
-    """Milliseconds a batch: the median of the runs and the quartiles around it."""
-
-    median: float
-    q25: float
-    q75: float
-
-
-class BatchLatency(TypedDict):
-    """Latency of both networks at one batch size, measured in turns."""
-
-    batch: int
-    runs: int
-    original: Latency | None
-    model: Latency
-    speedup: float | None
-    """Median of the original over median of the model: 2 is twice as fast."""
-    speedup_q25: float | None
-    speedup_q75: float | None
-
-
-class Speed(TypedDict):
-    """Latency and what it was measured with."""
-
-    device: str
-    threads: int
-    torch: str
-    batches: list[BatchLatency]
-
-
-class Spread(TypedDict):
-    """Mean, median and tenth percentile over the explained images."""
-
-    mean: float
-    median: float
-    q10: float
-
-
-class Explanations(TypedDict):
-    """How alike the heatmaps of the two networks are, for the same class of the same image."""
-
-    images: int
-    undefined: int
-    """Images left out because one of their heatmaps is the same everywhere."""
-    method: str
-    rules: str
-    spearman: Spread
-    top10_overlap: Spread
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,6 +118,9 @@ class Evidence:
     statistics, calibration, subgroups, changed, localisation, verdict
         Plain dictionaries, see the file of that name. None where they were not measured: there
         is no original (changed, verdict), no column (subgroups) or no mask (localisation).
+    reasons, robustness
+        Heatmaps before and after beside a yardstick, by explanation method; accuracy and
+        heatmaps under corruptions. None if not asked for.
     samples
         Images with heatmaps for the report.
     thumbnails
@@ -186,6 +145,8 @@ class Evidence:
     changed: Changed | None = None
     localisation: Localisation | None = None
     verdict: Verdict | None = None
+    reasons: dict[str, Reasons] | None = None
+    robustness: Robustness | None = None
     samples: tuple[Sample, ...] = ()
     thumbnails: tuple[npt.NDArray[np.uint8], ...] = ()
     seed: int = 0

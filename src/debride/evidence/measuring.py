@@ -13,26 +13,31 @@ from torch import Tensor, nn
 from debride.errors import DebrideError
 from debride.evidence.calibration import calibration
 from debride.evidence.changed import changed
+from debride.evidence.chosen import Candidate
 from debride.evidence.columns import check_columns, cut_columns
 from debride.evidence.evidence import (
     Cost,
     CostPair,
     Evidence,
-    Explanations,
     PerformancePair,
     Sample,
 )
 from debride.evidence.explanations import (
     Explainer,
+    Explanations,
+    explainer_of,
     heatmaps,
     lrp_explainer,
     spearman,
     summarise,
     top_overlap,
+    usual_methods,
 )
 from debride.evidence.localisation import Localisation, localisation
 from debride.evidence.pictures import picture, shown_slice, thumbnail
-from debride.evidence.speed import measure_speed
+from debride.evidence.reasons import Reasons, measure_reasons
+from debride.evidence.robustness import Robustness, Scale, measure_robustness
+from debride.evidence.speed import measure_onnx_speed, measure_speed
 from debride.evidence.state import device_of, frozen, placed
 from debride.evidence.statistics import SPECIFICITY, statistics
 from debride.evidence.subgroups import Subgroups, subgroups
@@ -57,9 +62,14 @@ def evaluate(
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     split: str = "test",
-    explain: int = 32,
+    explain: int = 100,
     explainer: Explainer | None = None,
+    methods: Sequence[str] | None = None,
+    second: nn.Module | None = None,
+    robustness: int = 200,
+    scale: Scale | None = None,
     speed: bool = True,
+    onnx_speed: bool = False,
     rules: str = "epsilon",
     columns: Mapping[str, Sequence[Any]] | None = None,
     subgroups: Sequence[str] | None = None,
@@ -90,9 +100,21 @@ def evaluate(
     explain
         Images whose heatmaps are compared, drawn evenly from the classes; 0 for none.
     explainer
-        What makes the heatmaps; by default LRP with `rules`.
+        What makes the heatmaps, instead of `methods`; by default LRP with `rules`.
+    methods
+        Explanation methods whose heatmaps are held against a yardstick, the first also under
+        corruptions; by default LRP and, where the network has maps, Grad-CAM. None of them: ().
+    second
+        A second training of the original, as a yardstick beside input noise.
+    robustness
+        Images that are corrupted, drawn evenly from the classes; 0 for none.
+    scale
+        How `data` were made from pixels, for the corruptions; by default the range of their
+        values is taken for that from black to white.
     speed
         Whether to time both networks, a few seconds for each batch size.
+    onnx_speed
+        Whether to export both networks and time them in onnxruntime too.
     rules
         LRP rule set of the heatmaps.
     columns
@@ -113,7 +135,8 @@ def evaluate(
     -------
     Evidence
         Performance with intervals, calibration, subgroups, changed decisions, cost, speed,
-        explanations, localisation, the verdict, and samples for the report.
+        explanations and their yardsticks, localisation, robustness, the verdict, and samples
+        for the report.
 
     Raises
     ------
@@ -127,9 +150,10 @@ def evaluate(
     place = device_of(model) if device is None else torch.device(device)
     model = placed(model, place)
     original = None if original is None else placed(original, place)
+    second = None if second is None else placed(second, place)
     networks = [model] if original is None else [original, model]
-    with frozen(*networks):
-        seen = watch(networks, data, task, classes, split, explain, seed, place)
+    with frozen(*networks, *([] if second is None else [second])):
+        seen = watch(networks, data, task, classes, split, explain, robustness, seed, place)
         p, labels, task = seen.probabilities, seen.labels, seen.task
         samples: tuple[Sample, ...] = ()
         explanations, located = None, None
@@ -140,8 +164,17 @@ def evaluate(
             if explanations is not None and explainer is None:
                 explanations = {**explanations, "method": "lrp", "rules": rules}
         example = seen.example.to(place)
+        if explainer is not None:
+            explainers = {"custom": explainer}
+        else:
+            named = usual_methods(networks, example[:1]) if methods is None else methods
+            explainers = {method: explainer_of(method, rules) for method in named}
+        reasons = _reasons(networks, second, seen, explainers, rules, place, seed)
+        robust = _robustness(networks, seen, explainers, scale, place, seed)
         costs = [_cost(network, example) for network in networks]
         timing = measure_speed(model, example, original=original) if speed else None
+        if timing is not None and onnx_speed:
+            timing = {**timing, "onnx": measure_onnx_speed(networks, example)}
     performances = [performance(each, labels, task, seen.classes, split) for each in p]
     both = original is not None
     evidence = Evidence(
@@ -161,6 +194,8 @@ def evaluate(
         subgroups=_subgroups(seen, columns, subgroups, seed),
         changed=changed(p[0], p[1], labels, task, seen.indices, seed=seed) if both else None,
         localisation=located,
+        reasons=reasons,
+        robustness=robust,
         samples=samples,
         thumbnails=tuple(thumbnail(candidate.image) for candidate in seen.changed),
         seed=seed,
@@ -185,6 +220,67 @@ def _subgroups(
     aligned = {name: [columns[name][index] for index in seen.indices] for name in columns}
     cuts, left_out = cut_columns(aligned, wanted)
     return subgroups(seen.probabilities, seen.labels, seen.task, cuts, left_out, seed=seed)
+
+
+def _reasons(
+    networks: Sequence[nn.Module],
+    second: nn.Module | None,
+    seen: Seen,
+    explainers: Mapping[str, Explainer],
+    rules: str,
+    place: torch.device,
+    seed: int,
+) -> dict[str, Reasons] | None:
+    if not seen.even or not explainers:
+        return None
+    return measure_reasons(
+        networks,
+        torch.stack([candidate.image for candidate in seen.even]).to(place),
+        _targets(seen, seen.even).to(place),
+        explainers,
+        task=seen.task,
+        indices=[candidate.index for candidate in seen.even],
+        strata=[candidate.stratum for candidate in seen.even],
+        classes=len(seen.classes),
+        second=second,
+        rules=rules,
+        seed=seed,
+    )
+
+
+def _robustness(
+    networks: Sequence[nn.Module],
+    seen: Seen,
+    explainers: Mapping[str, Explainer],
+    scale: Scale | None,
+    place: torch.device,
+    seed: int,
+) -> Robustness | None:
+    if not seen.changing:
+        return None
+    method, explainer = next(iter(explainers.items()), ("none", None))
+    return measure_robustness(
+        networks,
+        torch.stack([candidate.image for candidate in seen.changing]).to(place),
+        seen.labels[_rows(seen, seen.changing)],
+        _targets(seen, seen.changing).to(place),
+        explainer,
+        task=seen.task,
+        classes=seen.classes,
+        scale=scale,
+        method=method,
+        seed=seed,
+    )
+
+
+def _rows(seen: Seen, chosen: Sequence[Candidate]) -> list[int]:
+    places = {index: row for row, index in enumerate(seen.indices)}
+    return [places[candidate.index] for candidate in chosen]
+
+
+def _targets(seen: Seen, chosen: Sequence[Candidate]) -> Tensor:
+    """Give the original's most likely class of each image."""
+    return torch.from_numpy(seen.probabilities[0][_rows(seen, chosen)].argmax(axis=1))
 
 
 def _cost(model: nn.Module, example: Tensor) -> Cost:

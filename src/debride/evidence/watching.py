@@ -30,6 +30,8 @@ class Seen:
     indices: list[int]
     """Position in the split of each row of labels and probabilities."""
     even: list[Candidate]
+    changing: list[Candidate]
+    """Drawn as evenly, for robustness."""
     changed: list[Candidate]
     """The original's surest first."""
     example: Tensor
@@ -42,6 +44,7 @@ def watch(
     classes: Sequence[str] | None,
     split: str,
     explain: int,
+    robustness: int,
     seed: int,
     place: torch.device,
 ) -> Seen:
@@ -51,7 +54,7 @@ def watch(
     ----------
     networks
         The model, or the original and the model; frozen, on `place`.
-    data, task, classes, split, explain, seed
+    data, task, classes, split, explain, robustness, seed
         As for `debride.evidence.evaluate`.
     place
         Where to compute.
@@ -66,6 +69,7 @@ def watch(
     outcomes: list[list[Array]] = [[] for _ in networks]
     indices: list[int] = []
     even: Reservoir | None = None
+    changing: Reservoir | None = None
     changed = Surest(LISTED)
     example: Tensor | None = None
     for batch in track(data, f"deciding the {split} images"):
@@ -84,16 +88,21 @@ def watch(
             names = names or tuple(str(k) for k in range(2 if width == 1 else width))
             task = task or task_of(width, len(names), given.ndim == 2 and given.shape[1] > 1)
             even = Reservoir(-(-explain // len(names)), seed)
+            changing = Reservoir(-(-robustness // len(names)), seed + 1)
         assert task is not None
         assert even is not None
+        assert changing is not None
         truth = _labels(given, task, len(names), len(images), split)
         probable = [_probabilities(output, task, len(names)) for output in outputs]
         places = _indices(batch, len(indices), len(truth))
         masks = _masks(batch, images)
         strata = truth.argmax(axis=1) if task == "multilabel" else truth
-        for row, index in enumerate(places if explain > 0 else ()):
-            mask = None if masks is None else masks[row]
-            even.offer(index, int(strata[row]), images[row], mask)
+        for row, index in enumerate(places):
+            if explain > 0:
+                mask = None if masks is None else masks[row]
+                even.offer(index, int(strata[row]), images[row], mask)
+            if robustness > 0:
+                changing.offer(index, int(strata[row]), images[row])
         if len(networks) == 2:
             _, differs = compare_decisions(probable[0], probable[1], truth, task)
             sure = sureness(probable[0], probable[1], task)
@@ -103,7 +112,7 @@ def watch(
         for some, p in zip(outcomes, probable, strict=True):
             some.append(p)
         indices.extend(places)
-    if example is None or task is None or even is None:
+    if example is None or task is None or even is None or changing is None:
         raise DebrideError(f"the {split} split has no images: nothing can be measured on it")
     return Seen(
         task=task,
@@ -112,6 +121,7 @@ def watch(
         probabilities=[np.concatenate(some) for some in outcomes],
         indices=indices,
         even=even.in_turn()[:explain],
+        changing=changing.in_turn()[:robustness],
         changed=changed.in_turn(),
         example=example,
     )

@@ -13,6 +13,8 @@ from markupsafe import Markup
 from debride import __version__
 from debride.evidence.evidence import Evidence, Sample
 from debride.report import charts, curve, findings, heatmaps, provenance, reliability, words
+from debride.report import reasons as likeness
+from debride.report import robustness as corrupted
 
 MOST_CLASSES = 40
 """Rows of the class table; beyond, those that changed most."""
@@ -113,6 +115,22 @@ def render(
         curves=[curve.picture(searched, evidence.classes, width) for width in (340, 720)]
         if searched
         else [],
+        reasons=[
+            (
+                each,
+                [likeness.boxes(each, width) for width in (340, 720)],
+                likeness.headings_of(each),
+                likeness.rows_of(each),
+                likeness.by_class(each, evidence.classes),
+            )
+            for each in (evidence.reasons or {}).values()
+        ],
+        retrained=any(
+            yardstick["kind"] == "training"
+            for each in (evidence.reasons or {}).values()
+            for yardstick in each["yardsticks"]
+        ),
+        robustness=corrupted.multiples(evidence.robustness) if evidence.robustness else [],
         groups=list(plan.groups) if plan is not None else [],
         cards=[_card(s, evidence, name_of(s.index)) for s in pictured],
         unsure=any(

@@ -148,8 +148,31 @@ class EvidenceSettings(Settings):
     """What is measured for the report."""
 
     explain: int = option(
-        32,
+        100,
         "Test images whose heatmaps are compared before and after; 0 for none.",
+        panel="Evidence",
+        metavar="INTEGER",
+        ge=0,
+    )
+    evidence_methods: Words | None = option(
+        None,
+        "Explanation methods whose heatmaps are compared, comma-separated: lrp, gradcam, dlb, ig "
+        "(slow) and others of debride explain; none for none.",
+        panel="Evidence",
+        metavar="A,B,...",
+        shown="lrp, and gradcam where it can be",
+    )
+    yardstick: Path | None = option(
+        None,
+        "Folder of a second training of the original: how unlike its heatmaps are shows what an "
+        "unlikeness means.",
+        panel="Evidence",
+        metavar="FOLDER",
+        shown="input noise alone",
+    )
+    robustness: int = option(
+        200,
+        "Test images that are changed as clinics do (noise, blur, JPEG ...); 0 for none.",
         panel="Evidence",
         metavar="INTEGER",
         ge=0,
@@ -179,6 +202,12 @@ class EvidenceSettings(Settings):
         panel="Evidence",
         metavar="CHECK=WARN,FAIL",
         many=True,
+    )
+    onnx_speed: bool = option(
+        False,
+        "Also export both networks and time them in onnxruntime (a minute or so).",
+        panel="Evidence",
+        metavar="",
     )
     rules: str = option(
         "epsilon",
