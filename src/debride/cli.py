@@ -228,7 +228,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     """Measure a network, alone or beside the one it was cut from."""
     from debride.evaluating import evaluate as work
 
-    work(settings)
+    if not work(settings):
+        raise typer.Exit(3)
 
 
 @command(
@@ -312,7 +313,8 @@ def report(settings: ReportSettings) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done. 1: something unforeseen. 2: something the user can mend. 130: Ctrl-C.
+    0: done. 1: something unforeseen. 2: something the user can mend. 3: the verdict of
+    ``evaluate --fail-on``. 130: Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from debride.errors import DebrideError
 from debride.evidence.task import decide
 from debride.models.outputs import Task, probabilities
-
-Array = npt.NDArray[np.float64]
+from debride.resampling import Array, area, mean_of_known, resampled, share, steps
 
 NAMES = ("balanced_accuracy", "auc", "recall:CLASS")
-
-RESAMPLES = 2000
-"""Bootstrap samples behind a bound."""
-
-AT_ONCE = 20_000_000
-"""Weights held in memory at once."""
 
 
 def read_metric(name: str, classes: Sequence[str]) -> str:
@@ -98,17 +90,15 @@ def measure(
         right = np.broadcast_to(right, members.shape)
     columns = range(members.shape[1])
     if kind == "recall":
-        return _share(weights, right[:, int(number)], members[:, int(number)])
+        return share(weights, right[:, int(number)], members[:, int(number)])
     if kind == "auc":
-        found = [_auc(weights, probable[:, k], members[:, k]) for k in columns]
+        found = [area(steps(weights, probable[:, k], members[:, k])) for k in columns]
     else:
-        found = [_share(weights, right[:, k], members[:, k]) for k in columns]
+        found = [share(weights, right[:, k], members[:, k]) for k in columns]
         if task == "multilabel":
-            found += [_share(weights, right[:, k], ~members[:, k]) for k in columns]
-    stacked = np.stack(found)
-    known = ~np.isnan(stacked)
-    total = np.where(known, stacked, 0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), 0.5)
+            found += [share(weights, right[:, k], ~members[:, k]) for k in columns]
+    mean = mean_of_known(np.stack(found, axis=1))
+    return np.where(np.isnan(mean), 0.5, mean)
 
 
 def drop_bound(
@@ -144,45 +134,10 @@ def drop_bound(
     >>> drop_bound("balanced_accuracy", right, right, truth, "multiclass")
     0.0
     """
+    multilabel = labels.ndim == 2 and labels.shape[1] > 1
+    strata = np.zeros(len(labels), dtype=np.int64) if multilabel else labels.reshape(-1).numpy()
     drops = [
         measure(name, before, labels, task, weights) - measure(name, after, labels, task, weights)
-        for weights in _resampled(labels, np.random.default_rng(seed))
+        for weights in resampled(strata, seed)
     ]
     return float(np.quantile(np.concatenate(drops), confidence))
-
-
-def _resampled(labels: Tensor, rng: np.random.Generator) -> Iterator[Array]:
-    """Give bootstrap weights (B, N), a part of the samples at a time."""
-    count = len(labels)
-    strata = labels.reshape(count, -1).numpy()
-    if strata.shape[1] > 1:
-        strata = np.zeros((count, 1))
-    members = [np.flatnonzero(strata[:, 0] == value) for value in np.unique(strata[:, 0])]
-    left = RESAMPLES
-    while left:
-        some = min(left, max(1, AT_ONCE // count))
-        weights = np.zeros((some, count))
-        for rows in members:
-            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), some)
-        left -= some
-        yield weights
-
-
-def _share(weights: Array, right: npt.NDArray[np.bool_], members: npt.NDArray[np.bool_]) -> Array:
-    """Give (B,) the weighted share of the members that are right; NaN without members."""
-    total = weights @ members.astype(np.float64)
-    return np.where(
-        total > 0, weights @ (right & members).astype(np.float64) / np.maximum(total, 1e-12), np.nan
-    )
-
-
-def _auc(weights: Array, scores: Array, members: npt.NDArray[np.bool_]) -> Array:
-    """Give (B,) weighted areas under the ROC curve, ties counting half; NaN without both kinds."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    ordered, positive = weights[:, order], members[order]
-    first = np.add.reduceat(ordered * positive, starts, axis=1)
-    other = np.add.reduceat(ordered * ~positive, starts, axis=1)
-    pairs = first.sum(axis=1) * other.sum(axis=1)
-    won = (first * (other.cumsum(axis=1) - other / 2)).sum(axis=1)
-    return np.where(pairs > 0, won / np.maximum(pairs, 1e-12), np.nan)

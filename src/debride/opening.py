@@ -17,9 +17,8 @@ from debride.data.images import ImageSource, open_images
 from debride.data.loading import loader
 from debride.data.preprocessing import Preprocessing, check_size, measure_normalisation
 from debride.errors import DebrideError
-from debride.evidence.evidence import Task
 from debride.models.checkpoints import infer_fit, load_state, read_state
-from debride.models.outputs import logits, task_of
+from debride.models.outputs import Task, logits, task_of
 from debride.models.plain import check_plain
 from debride.models.spec import ModelSpec, build
 from debride.models.state import undisturbed
@@ -69,6 +68,17 @@ class Job:
         """Give the prepared batches of a split."""
         choices = {"batch_size": self.batch_size, "seed": self.seed, **choices}
         return loader(self.source, split, self.network.preprocessing, **choices)
+
+    def measured(self, split: str) -> DataLoader[Any]:
+        """Give the prepared batches of a split, with masks where there are some."""
+        records = self.source.splits[split]
+        return self.batches(split, masks=any(record.mask is not None for record in records))
+
+    def columns(self, split: str) -> dict[str, list[str]]:
+        """Give what the index says of each image of a split, by column."""
+        records = self.source.splits[split]
+        names = dict.fromkeys(name for record in records for name in record.columns)
+        return {name: [record.columns.get(name, "") for record in records] for name in names}
 
     def choose(self, per_class: int, **choices: Any) -> Chosen:
         """Choose the training images that scores are computed on; see `debride.reference`."""

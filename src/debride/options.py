@@ -18,8 +18,13 @@ WORDS = {
     Sequence: "several, with commas",
 }
 
+_EXAMPLES = {
+    "--option": "--option n_steps=50",
+    "--limit": "--limit balanced_accuracy=0.02,0.05",
+}
 
-def pairs_of(options: Sequence[str]) -> dict[str, str]:
+
+def pairs_of(options: Sequence[str], flag: str = "--option") -> dict[str, str]:
     """Cut ``key=value`` texts in two.
 
     Examples
@@ -32,9 +37,9 @@ def pairs_of(options: Sequence[str]) -> dict[str, str]:
         key, sign, value = text.partition("=")
         key = key.strip().replace("-", "_")
         if not sign or not key or not value.strip():
-            raise DebrideError(f"--option '{text}' is not KEY=VALUE, as in --option n_steps=50")
+            raise DebrideError(f"{flag} '{text}' is not KEY=VALUE, as in {_EXAMPLES[flag]}")
         if key in pairs:
-            raise DebrideError(f"--option {key} is given twice: choose one")
+            raise DebrideError(f"{flag} {key} is given twice: choose one")
         pairs[key] = value.strip()
     return pairs
 

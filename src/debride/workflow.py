@@ -17,6 +17,7 @@ from debride.checks import Check, check
 from debride.criteria import check_criterion, criterion_options
 from debride.data.batches import unpack
 from debride.errors import DebrideError
+from debride.evaluating import check_evidence, evidence_of
 from debride.evidence import Evidence
 from debride.evidence import evaluate as measure_evidence
 from debride.files import UNFINISHED_POINTS, check_free
@@ -62,6 +63,7 @@ _RESUMED = set(
 """Settings that must be the same where a training goes on."""
 _NOT_COMPARED = {
     *"out overwrite explain speed show_names force trust device from_ at".split(),
+    *"subgroups specificity limit evidence_methods yardstick robustness onnx_speed".split(),
     *(name for name in FinetuneSettings.model_fields if name.startswith("finetune")),
 }
 """Settings that may be others where a pruning goes on; fine-tuning compares its own."""
@@ -123,12 +125,15 @@ def train(settings: TrainSettings) -> None:
     with watch.part("evidence"):
         evidence = measure_evidence(
             network.model,
-            job.batches(job.final_split),
+            job.measured(job.final_split),
             task=job.task,
             classes=job.source.classes,
             split=job.final_split,
             explain=settings.explain,
+            methods=(),
+            robustness=0,
             speed=settings.speed,
+            columns=job.columns(job.final_split),
             seed=settings.seed,
         )
     run = _run("train", settings, watch, job, results)
@@ -151,6 +156,7 @@ def prune(settings: PruneSettings) -> None:
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
     job = open_job(settings)
     _whole(job)
+    check_evidence(settings, job, job.final_split)
     metric = settings.metric and read_metric(settings.metric, job.source.classes)
     screens.show_job(job)
     with watch.part("checking"):
@@ -215,6 +221,7 @@ def apply(settings: ApplySettings) -> None:
     plan = open_plan(settings.plan, "--plan")
     job = open_job(settings)
     _whole(job)
+    check_evidence(settings, job, job.final_split)
     screens.show_job(job)
     plan.check(job.network.model)
     example, _ = unpack(next(iter(job.batches("val", batch_size=1))))
@@ -262,18 +269,7 @@ def _finish(
     """Measure the smaller network beside the original, write the folder, print the table."""
     with watch.part("evidence"):
         after = _checked(job, model)
-        evidence = measure_evidence(
-            model,
-            job.batches(job.final_split),
-            original=job.network.model,
-            task=job.task,
-            classes=job.source.classes,
-            split=job.final_split,
-            explain=settings.explain,
-            speed=settings.speed,
-            rules=settings.rules,
-            seed=settings.seed,
-        )
+        evidence = evidence_of(settings, job, job.final_split, model, job.network.model)
     validation = {"original": before.score, "model": after.score}
     results = {**(results or {}), "validation": {**validation, "metric": _metric(job)}}
     if curve is not None:

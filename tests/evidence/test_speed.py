@@ -25,7 +25,7 @@ def test_networks_take_turns_and_who_begins_alternates():
         Diary("model", diary),
         torch.zeros(3, 1, 2, 2),
         original=Diary("original", diary),
-        batches=(1, 16),
+        batches=(2, 16),
         seconds=0,
         least_runs=4,
     )

@@ -16,26 +16,21 @@ from safetensors.numpy import save as to_bytes
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from debride.errors import DebrideError
+from debride.evidence.calibration import Calibration
+from debride.evidence.changed import Changed
+from debride.evidence.explanations import Explanations
+from debride.evidence.localisation import Localisation
+from debride.evidence.reasons import Reasons
+from debride.evidence.robustness import Robustness
+from debride.evidence.speed import Latency as Latency
+from debride.evidence.speed import Speed as Speed
+from debride.evidence.statistics import Statistics
+from debride.evidence.subgroups import Subgroups
+from debride.evidence.task import Decisions
+from debride.evidence.task import Performance as Performance
+from debride.evidence.verdict import Verdict
 from debride.files import write_atomic
 from debride.models.outputs import Task as Task
-
-
-class Performance(TypedDict):
-    """How well one network does on the split; every share is within 0 and 1.
-
-    For multi-label tasks `accuracy` is the share of single labels that are right,
-    `balanced_accuracy` the mean over labels of (sensitivity + specificity) / 2, and
-    `support` the number of positive images.
-    """
-
-    accuracy: float
-    balanced_accuracy: float
-    roc_auc: float | None
-    roc_auc_missing: str | None
-    """Why there is no ROC AUC; None when there is one."""
-    recall: list[float | None]
-    """In the order of the classes; None for a class without images."""
-    support: list[int]
 
 
 class Cost(TypedDict):
@@ -58,68 +53,6 @@ class CostPair(TypedDict):
 
     original: Cost | None
     model: Cost
-
-
-class Decisions(TypedDict):
-    """How many images the two networks decide alike, and what became of the others."""
-
-    same: int
-    lost: int
-    """The original was right, the model is wrong."""
-    gained: int
-    """The original was wrong, the model is right."""
-    otherwise: int
-    """Both wrong, in different ways."""
-
-
-class Latency(TypedDict):
-    """Milliseconds a batch: the median of the runs and the quartiles around it."""
-
-    median: float
-    q25: float
-    q75: float
-
-
-class BatchLatency(TypedDict):
-    """Latency of both networks at one batch size, measured in turns."""
-
-    batch: int
-    runs: int
-    original: Latency | None
-    model: Latency
-    speedup: float | None
-    """Median of the original over median of the model: 2 is twice as fast."""
-    speedup_q25: float | None
-    speedup_q75: float | None
-
-
-class Speed(TypedDict):
-    """Latency and what it was measured with."""
-
-    device: str
-    threads: int
-    torch: str
-    batches: list[BatchLatency]
-
-
-class Spread(TypedDict):
-    """Mean, median and tenth percentile over the explained images."""
-
-    mean: float
-    median: float
-    q10: float
-
-
-class Explanations(TypedDict):
-    """How alike the heatmaps of the two networks are, for the same class of the same image."""
-
-    images: int
-    undefined: int
-    """Images left out because one of their heatmaps is the same everywhere."""
-    method: str
-    rules: str
-    spearman: Spread
-    top10_overlap: Spread
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,8 +115,17 @@ class Evidence:
     performance, cost, speed, explanations, decisions
         Plain dictionaries, see the types of this module. The last three may be None:
         speed was not asked for; there is no original to compare with.
+    statistics, calibration, subgroups, changed, localisation, verdict
+        Plain dictionaries, see the file of that name. None where they were not measured: there
+        is no original (changed, verdict), no column (subgroups) or no mask (localisation).
+    reasons, robustness
+        Heatmaps before and after beside a yardstick, by explanation method; accuracy and
+        heatmaps under corruptions. None if not asked for.
     samples
         Images with heatmaps for the report.
+    thumbnails
+        (H, W) or (H, W, 3) uint8 pictures of the images that `changed` lists; empty until
+        `load_samples`.
     seed
         What the choice of explained images was drawn with.
     """
@@ -197,16 +139,27 @@ class Evidence:
     speed: Speed | None = None
     explanations: Explanations | None = None
     decisions: Decisions | None = None
+    statistics: Statistics | None = None
+    calibration: Calibration | None = None
+    subgroups: Subgroups | None = None
+    changed: Changed | None = None
+    localisation: Localisation | None = None
+    verdict: Verdict | None = None
+    reasons: dict[str, Reasons] | None = None
+    robustness: Robustness | None = None
     samples: tuple[Sample, ...] = ()
+    thumbnails: tuple[npt.NDArray[np.uint8], ...] = ()
     seed: int = 0
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Give all numbers as JSON types; the pictures go into `save_samples`."""
         document = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "samples"
+            if field.name not in ("samples", "thumbnails")
         }
         document["classes"] = list(self.classes)
         document["samples"] = [
@@ -222,13 +175,15 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Evidence:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` gave; version 1 had fewer fields.
 
         Raises
         ------
         DebrideError
             When a field is missing or of the wrong kind.
         """
+        if document.get("schema_version") == 1:
+            document = {**document, "schema_version": 2}
         try:
             return _adapter().validate_python(dict(document))
         except ValidationError as error:
@@ -247,6 +202,8 @@ class Evidence:
             for name in _ARRAYS
             if (array := getattr(sample, name)) is not None
         }
+        for position, thumbnail in enumerate(self.thumbnails):
+            arrays[f"changed.{position}.image"] = np.ascontiguousarray(thumbnail)
         write_atomic(path, to_bytes(arrays))
 
     def load_samples(self, path: str | Path) -> Evidence:
@@ -275,7 +232,13 @@ class Evidence:
             )
             for position, sample in enumerate(self.samples)
         )
-        return dataclasses.replace(self, samples=samples)
+        shown = [] if self.changed is None else self.changed["shown"]
+        thumbnails = [arrays.get(f"changed.{position}.image") for position in range(len(shown))]
+        return dataclasses.replace(
+            self,
+            samples=samples,
+            thumbnails=tuple(each for each in thumbnails if each is not None),
+        )
 
 
 def _adapter() -> TypeAdapter[Evidence]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from debride.errors import DebrideError
-from debride.evidence.evidence import Explanations, Spread
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images (B, C, *spatial), targets (B,)) -> relevance like the images.
@@ -18,15 +18,75 @@ Targets are classes: a single logit speaks for class 1, and its negative for cla
 """
 
 
-def lrp_explainer(rules: str) -> Explainer:
-    """Give the explainer of the library: input relevance by LRP with this rule set."""
-    from debride.relevance.methods import attribute
+class Spread(TypedDict):
+    """Mean, median and tenth percentile over the explained images."""
+
+    mean: float
+    median: float
+    q10: float
+
+
+class Explanations(TypedDict):
+    """How alike the heatmaps of the two networks are, for the same class of the same image."""
+
+    images: int
+    undefined: int
+    """Images left out because one of their heatmaps is the same everywhere."""
+    method: str
+    rules: str
+    spearman: Spread
+    top10_overlap: Spread
+
+
+def explainer_of(method: str, rules: str = "epsilon") -> Explainer:
+    """Give an explainer of the library: input relevance by this method.
+
+    Parameters
+    ----------
+    method
+        A name that `attribute` knows.
+    rules
+        LRP's rule set, for methods that have one.
+
+    Raises
+    ------
+    DebrideError
+        For a method that nobody registered.
+    """
+    from debride.relevance.methods import attribute, method_options
+
+    method_options(method)
 
     def explain(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        relevance: Tensor = attribute(model, images, targets, method="lrp", rules=rules).input
+        relevance: Tensor = attribute(model, images, targets, method=method, rules=rules).input
         return relevance
 
     return explain
+
+
+def lrp_explainer(rules: str) -> Explainer:
+    """Give LRP's explainer with this rule set."""
+    return explainer_of("lrp", rules)
+
+
+def usual_methods(models: Sequence[nn.Module], image: Tensor) -> tuple[str, ...]:
+    """Give the methods compared unasked: LRP, and Grad-CAM where the networks have maps for it.
+
+    Parameters
+    ----------
+    models
+        In evaluation mode.
+    image
+        (1, C, *spatial), on the networks' device.
+    """
+    from debride.relevance.cam import last_spatial
+
+    try:
+        for model in models:
+            last_spatial(model, image)
+    except DebrideError:
+        return ("lrp",)
+    return ("lrp", "gradcam")
 
 
 def heatmaps(
@@ -64,11 +124,15 @@ def ranks(maps: Tensor) -> Tensor:
     >>> ranks(torch.tensor([[10.0, 30.0, 10.0, 20.0]]))
     tensor([[1.5000, 4.0000, 1.5000, 3.0000]], dtype=torch.float64)
     """
-    flat = maps.flatten(1).contiguous()
-    ordered = flat.sort(dim=1).values
-    below = torch.searchsorted(ordered, flat, right=False)
-    upto = torch.searchsorted(ordered, flat, right=True)
-    return (below + upto + 1).double() / 2
+    values, order = maps.flatten(1).sort(dim=1)
+    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    edge = torch.ones_like(order[:, :1], dtype=torch.bool)
+    new = values[:, 1:] != values[:, :-1]
+    first = torch.where(torch.cat([edge, new], 1), place, 0).cummax(1).values
+    last = torch.where(torch.cat([new, edge], 1), place, values.shape[1] - 1)
+    last = last.flip(1).cummin(1).values.flip(1)
+    shared = (first + last).double() / 2 + 1
+    return torch.empty_like(shared).scatter_(1, order, shared)
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from debride.data.batches import unpack
 from debride.errors import DebrideError
-from debride.evidence.chosen import Candidate, Reservoir
+from debride.evidence.calibration import calibration
+from debride.evidence.changed import changed
+from debride.evidence.chosen import Candidate
+from debride.evidence.columns import check_columns, cut_columns
 from debride.evidence.evidence import (
     Cost,
     CostPair,
     Evidence,
-    Explanations,
     PerformancePair,
     Sample,
-    Task,
 )
 from debride.evidence.explanations import (
     Explainer,
+    Explanations,
+    explainer_of,
     heatmaps,
     lrp_explainer,
     spearman,
     summarise,
     top_overlap,
+    usual_methods,
 )
-from debride.evidence.pictures import picture, shown_slice
-from debride.evidence.speed import measure_speed
+from debride.evidence.localisation import Localisation, localisation
+from debride.evidence.pictures import picture, shown_slice, thumbnail
+from debride.evidence.reasons import Reasons, measure_reasons
+from debride.evidence.robustness import Robustness, Scale, measure_robustness
+from debride.evidence.speed import measure_onnx_speed, measure_speed
 from debride.evidence.state import device_of, frozen, placed
-from debride.evidence.task import Array, Labels, compare_decisions, decide, performance
-from debride.models.outputs import logits, probabilities, task_of
+from debride.evidence.statistics import SPECIFICITY, statistics
+from debride.evidence.subgroups import Subgroups, subgroups
+from debride.evidence.task import class_indices, compare_decisions, decide, performance
+from debride.evidence.verdict import Limits, judge
+from debride.evidence.watching import Seen, watch
+from debride.models.outputs import Task
 from debride.planning.costs import measure
 from debride.progress import track
 
@@ -52,10 +62,19 @@ def evaluate(
     task: Task | None = None,
     classes: Sequence[str] | None = None,
     split: str = "test",
-    explain: int = 32,
+    explain: int = 100,
     explainer: Explainer | None = None,
+    methods: Sequence[str] | None = None,
+    second: nn.Module | None = None,
+    robustness: int = 200,
+    scale: Scale | None = None,
     speed: bool = True,
+    onnx_speed: bool = False,
     rules: str = "epsilon",
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    subgroups: Sequence[str] | None = None,
+    specificity: float = SPECIFICITY,
+    limits: Limits | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> Evidence:
@@ -67,7 +86,8 @@ def evaluate(
         The (pruned) network; handed back as it was.
     data
         Batches of images (B, C, *spatial) and labels, as tuples or dicts. One pass is made.
-        Labels are (B,) class indices, or (B, K) of 0 and 1 for multi-label tasks.
+        Labels are (B,) class indices, or (B, K) of 0 and 1 for multi-label tasks. Dicts may have
+        "mask" (B, 1, *spatial), not zero on the lesion: then localisation is measured.
     original
         The network before pruning, to compare with; handed back as it was.
     task
@@ -80,190 +100,187 @@ def evaluate(
     explain
         Images whose heatmaps are compared, drawn evenly from the classes; 0 for none.
     explainer
-        What makes the heatmaps; by default LRP with `rules`.
+        What makes the heatmaps, instead of `methods`; by default LRP with `rules`.
+    methods
+        Explanation methods whose heatmaps are held against a yardstick, the first also under
+        corruptions; by default LRP and, where the network has maps, Grad-CAM. None of them: ().
+    second
+        A second training of the original, as a yardstick beside input noise.
+    robustness
+        Images that are corrupted, drawn evenly from the classes; 0 for none.
+    scale
+        How `data` were made from pixels, for the corruptions; by default the range of their
+        values is taken for that from black to white.
     speed
         Whether to time both networks, a few seconds for each batch size.
+    onnx_speed
+        Whether to export both networks and time them in onnxruntime too.
     rules
         LRP rule set of the heatmaps.
+    columns
+        What is known of each image, by name: a value for every position in the split (a batch's
+        "index", else in the order of `data`). Subgroups are made of them.
+    subgroups
+        Which of the columns; by default those with 2 to 8 values and those of numbers.
+    specificity
+        At which sensitivity is reported, between 0 and 1.
+    limits
+        What the verdict holds the evidence against.
     seed
-        Of the choice of images.
+        Of the choice of images, and of the bootstrap.
     device
         Where to measure; by default where the model is.
 
     Returns
     -------
     Evidence
-        Performance, cost, speed, explanations, and samples for the report.
+        Performance with intervals, calibration, subgroups, changed decisions, cost, speed,
+        explanations and their yardsticks, localisation, robustness, the verdict, and samples
+        for the report.
 
     Raises
     ------
     DebrideError
-        When there are no images or labels, labels do not fit the outputs, or outputs are
-        not finite.
+        When there are no images or labels, labels do not fit the outputs, outputs are not
+        finite, or a column is not there, does not fit or identifies.
     """
+    if not 0 < specificity < 1:
+        raise DebrideError(f"specificity is {specificity:g}: give a share between 0 and 1")
+    check_columns(list(columns or {}), subgroups)
     place = device_of(model) if device is None else torch.device(device)
     model = placed(model, place)
     original = None if original is None else placed(original, place)
+    second = None if second is None else placed(second, place)
     networks = [model] if original is None else [original, model]
-    with frozen(*networks):
-        seen = _watch(networks, data, task, classes, split, explain, seed, place)
-        decisions, explanations = None, None
+    with frozen(*networks, *([] if second is None else [second])):
+        seen = watch(networks, data, task, classes, split, explain, robustness, seed, place)
+        p, labels, task = seen.probabilities, seen.labels, seen.task
         samples: tuple[Sample, ...] = ()
-        if original is not None:
-            decisions, _ = compare_decisions(
-                seen.probabilities[0], seen.probabilities[1], seen.labels, seen.task
-            )
+        explanations, located = None, None
         if explain > 0:
-            samples, explanations = _explain(
-                networks, seen, explain, explainer or lrp_explainer(rules), place
+            samples, explanations, located = _explain(
+                networks, seen, explain, explainer or lrp_explainer(rules), place, seed
             )
             if explanations is not None and explainer is None:
                 explanations = {**explanations, "method": "lrp", "rules": rules}
-        performances = [
-            performance(p, seen.labels, seen.task, seen.classes, split) for p in seen.probabilities
-        ]
         example = seen.example.to(place)
+        if explainer is not None:
+            explainers = {"custom": explainer}
+        else:
+            named = usual_methods(networks, example[:1]) if methods is None else methods
+            explainers = {method: explainer_of(method, rules) for method in named}
+        reasons = _reasons(networks, second, seen, explainers, rules, place, seed)
+        robust = _robustness(networks, seen, explainers, scale, place, seed)
         costs = [_cost(network, example) for network in networks]
         timing = measure_speed(model, example, original=original) if speed else None
-    return Evidence(
+        if timing is not None and onnx_speed:
+            timing = {**timing, "onnx": measure_onnx_speed(networks, example)}
+    performances = [performance(each, labels, task, seen.classes, split) for each in p]
+    both = original is not None
+    evidence = Evidence(
         split=split,
-        images=len(seen.labels),
-        task=seen.task,
+        images=len(labels),
+        task=task,
         classes=seen.classes,
         performance=PerformancePair(
-            original=None if original is None else performances[0], model=performances[-1]
+            original=performances[0] if both else None, model=performances[-1]
         ),
-        cost=CostPair(original=None if original is None else costs[0], model=costs[-1]),
+        cost=CostPair(original=costs[0] if both else None, model=costs[-1]),
         speed=timing,
         explanations=explanations,
-        decisions=decisions,
+        decisions=compare_decisions(p[0], p[1], labels, task)[0] if both else None,
+        statistics=statistics(p, labels, task, specificity=specificity, seed=seed),
+        calibration=calibration(p, labels, task, seed=seed),
+        subgroups=_subgroups(seen, columns, subgroups, seed),
+        changed=changed(p[0], p[1], labels, task, seen.indices, seed=seed) if both else None,
+        localisation=located,
+        reasons=reasons,
+        robustness=robust,
         samples=samples,
+        thumbnails=tuple(thumbnail(candidate.image) for candidate in seen.changed),
+        seed=seed,
+    )
+    return dataclasses.replace(evidence, verdict=judge(evidence, limits))
+
+
+def _subgroups(
+    seen: Seen,
+    columns: Mapping[str, Sequence[Any]] | None,
+    wanted: Sequence[str] | None,
+    seed: int,
+) -> Subgroups | None:
+    if not columns:
+        return None
+    for name, values in columns.items():
+        if len(values) <= max(seen.indices):
+            raise DebrideError(
+                f"the column '{name}' has {len(values)} values and there is an image at position "
+                f"{max(seen.indices)}: give a value for every image of the split"
+            )
+    aligned = {name: [columns[name][index] for index in seen.indices] for name in columns}
+    cuts, left_out = cut_columns(aligned, wanted)
+    return subgroups(seen.probabilities, seen.labels, seen.task, cuts, left_out, seed=seed)
+
+
+def _reasons(
+    networks: Sequence[nn.Module],
+    second: nn.Module | None,
+    seen: Seen,
+    explainers: Mapping[str, Explainer],
+    rules: str,
+    place: torch.device,
+    seed: int,
+) -> dict[str, Reasons] | None:
+    if not seen.even or not explainers:
+        return None
+    return measure_reasons(
+        networks,
+        torch.stack([candidate.image for candidate in seen.even]).to(place),
+        _targets(seen, seen.even).to(place),
+        explainers,
+        task=seen.task,
+        indices=[candidate.index for candidate in seen.even],
+        strata=[candidate.stratum for candidate in seen.even],
+        classes=len(seen.classes),
+        second=second,
+        rules=rules,
         seed=seed,
     )
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one pass over the data leaves in memory."""
-
-    task: Task
-    classes: tuple[str, ...]
-    labels: Labels
-    probabilities: list[Array]
-    rows: dict[int, int]
-    """Index of a kept image -> its row in labels and probabilities."""
-    even: list[Candidate]
-    changed: list[Candidate]
-    example: Tensor
-
-
-def _watch(
+def _robustness(
     networks: Sequence[nn.Module],
-    data: Iterable[Any],
-    task: Task | None,
-    classes: Sequence[str] | None,
-    split: str,
-    explain: int,
-    seed: int,
+    seen: Seen,
+    explainers: Mapping[str, Explainer],
+    scale: Scale | None,
     place: torch.device,
-) -> _Seen:
-    names: tuple[str, ...] = () if classes is None else tuple(classes)
-    labels: list[Labels] = []
-    outcomes: list[list[Array]] = [[] for _ in networks]
-    rows: dict[int, int] = {}
-    even: Reservoir | None = None
-    changed = Reservoir(SHOWN_CHANGED, seed)
-    example: Tensor | None = None
-    count = 0
-    for batch in track(data, f"deciding the {split} images"):
-        images, given = unpack(batch)
-        if given is None:
-            raise DebrideError(
-                f"the batches of the {split} split have no labels: give (images, labels) "
-                "or dicts with 'image' and 'label'"
-            )
-        with torch.no_grad():
-            on_device = images.to(place)
-            outputs = [logits(network(on_device)).float().cpu() for network in networks]
-        if example is None:
-            example = images[:16].clone()
-            width = outputs[-1].shape[1]
-            names = names or tuple(str(k) for k in range(2 if width == 1 else width))
-            task = task or task_of(width, len(names), given.ndim == 2 and given.shape[1] > 1)
-            even = Reservoir(-(-explain // len(names)), seed)
-        assert task is not None
-        assert even is not None
-        truth = _labels(given, task, len(names), len(images), split)
-        probable = [_probabilities(output, task, len(names)) for output in outputs]
-        if len(networks) == 2:
-            differs = compare_decisions(probable[0], probable[1], truth, task)[1]
-        else:
-            differs = np.zeros(len(truth), dtype=bool)
-        strata = truth.argmax(axis=1) if task == "multilabel" else truth
-        for offset, index in enumerate(_indices(batch, count, len(truth)) if explain > 0 else ()):
-            rows[index] = count + offset
-            even.offer(index, int(strata[offset]), images[offset])
-            if differs[offset]:
-                changed.offer(index, 0, images[offset])
-        labels.append(truth)
-        for some, p in zip(outcomes, probable, strict=True):
-            some.append(p)
-        count += len(truth)
-    if example is None or task is None or even is None:
-        raise DebrideError(f"the {split} split has no images: nothing can be measured on it")
-    return _Seen(
-        task=task,
-        classes=names,
-        labels=np.concatenate(labels),
-        probabilities=[np.concatenate(some) for some in outcomes],
-        rows=rows,
-        even=even.in_turn()[:explain],
-        changed=changed.in_turn(),
-        example=example,
+    seed: int,
+) -> Robustness | None:
+    if not seen.changing:
+        return None
+    method, explainer = next(iter(explainers.items()), ("none", None))
+    return measure_robustness(
+        networks,
+        torch.stack([candidate.image for candidate in seen.changing]).to(place),
+        seen.labels[_rows(seen, seen.changing)],
+        _targets(seen, seen.changing).to(place),
+        explainer,
+        task=seen.task,
+        classes=seen.classes,
+        scale=scale,
+        method=method,
+        seed=seed,
     )
 
 
-def _labels(given: Tensor, task: Task, classes: int, images: int, split: str) -> Labels:
-    shape = (images, classes) if task == "multilabel" else (images,)
-    if given.ndim == 2 and given.shape[1] == 1 and task != "multilabel":
-        given = given[:, 0]
-    if tuple(given.shape) != shape:
-        raise DebrideError(
-            f"labels of shape {tuple(given.shape)} do not fit {images} images of a {task} task "
-            f"with {classes} classes: {shape} is needed"
-        )
-    truth: Labels = given.detach().cpu().numpy().astype(np.int64)
-    top = 1 if task == "multilabel" else classes - 1
-    if truth.size and (truth.min() < 0 or truth.max() > top):
-        wrong = int(truth.min()) if truth.min() < 0 else int(truth.max())
-        raise DebrideError(
-            f"label {wrong} in the {split} split is not within 0 and {top}: "
-            "check the labels, or the number of the network's outputs"
-        )
-    return truth
+def _rows(seen: Seen, chosen: Sequence[Candidate]) -> list[int]:
+    places = {index: row for row, index in enumerate(seen.indices)}
+    return [places[candidate.index] for candidate in chosen]
 
 
-def _probabilities(output: Tensor, task: Task, classes: int) -> Array:
-    if not output.isfinite().all():
-        raise DebrideError(
-            "the network gives outputs that are not finite: check its weights, "
-            "and the mean and std that the images are prepared with"
-        )
-    values: Array = probabilities(output, task).double().numpy()
-    if values.shape[1] != classes:
-        raise DebrideError(
-            f"the network decides between {values.shape[1]} classes, but {classes} names "
-            "were given: give one name for each output"
-        )
-    return values
-
-
-def _indices(batch: Any, count: int, size: int) -> list[int]:
-    """Positions in the split: as the loader gives them, else by counting."""
-    given = batch.get("index") if isinstance(batch, Mapping) else None
-    if isinstance(given, Tensor) and given.shape == (size,):
-        return [int(index) for index in given]
-    return list(range(count, count + size))
+def _targets(seen: Seen, chosen: Sequence[Candidate]) -> Tensor:
+    """Give the original's most likely class of each image."""
+    return torch.from_numpy(seen.probabilities[0][_rows(seen, chosen)].argmax(axis=1))
 
 
 def _cost(model: nn.Module, example: Tensor) -> Cost:
@@ -273,19 +290,23 @@ def _cost(model: nn.Module, example: Tensor) -> Cost:
 
 def _explain(
     networks: Sequence[nn.Module],
-    seen: _Seen,
+    seen: Seen,
     explain: int,
     explainer: Explainer,
     place: torch.device,
-) -> tuple[tuple[Sample, ...], Explanations | None]:
+    seed: int,
+) -> tuple[tuple[Sample, ...], Explanations | None, Localisation | None]:
     """Compare heatmaps on the even sample; show some of them and some changed decisions."""
     compared = len(networks) == 2
-    changed = [candidate.index for candidate in seen.changed]
-    even = [candidate for candidate in seen.even if candidate.index not in changed]
-    shown = [*seen.changed, *even][: min(SHOWN, explain)]
-    pool = {c.index: c for c in [*(seen.even if compared else []), *shown]}
+    masks = [candidate.mask for candidate in seen.even if candidate.mask is not None]
+    changed = seen.changed[:SHOWN_CHANGED]
+    apart = {candidate.index for candidate in changed}
+    even = [candidate for candidate in seen.even if candidate.index not in apart]
+    shown = [*changed, *even][: min(SHOWN, explain)]
+    pool = {c.index: c for c in [*(seen.even if compared or masks else []), *shown]}
     order = list(pool)
-    rows = [seen.rows[index] for index in order]
+    places = {index: row for row, index in enumerate(seen.indices)}
+    rows = [places[index] for index in order]
     targets = torch.from_numpy(seen.probabilities[0][rows].argmax(axis=1))
     images = torch.stack([pool[index].image for index in order]).to(place)
     maps = [
@@ -293,7 +314,7 @@ def _explain(
         for network in track(networks, "explaining")
     ]
     correlations, overlaps = spearman(maps[0], maps[-1]), top_overlap(maps[0], maps[-1])
-    evenly = [order.index(candidate.index) for candidate in seen.even] if compared else []
+    evenly = [order.index(candidate.index) for candidate in seen.even if candidate.index in pool]
     decided = [decide(p[rows], seen.task) for p in seen.probabilities]
     samples = []
     for candidate in shown:
@@ -306,11 +327,11 @@ def _explain(
         samples.append(
             Sample(
                 index=candidate.index,
-                true=_class_indices(seen.labels[rows[at]]),
-                after_classes=_class_indices(decided[-1][at]),
+                true=class_indices(seen.labels[rows[at]]),
+                after_classes=class_indices(decided[-1][at]),
                 after_score=scores[-1],
                 target=int(targets[at]),
-                before_classes=_class_indices(decided[0][at]) if compared else None,
+                before_classes=class_indices(decided[0][at]) if compared else None,
                 before_score=scores[0] if compared else None,
                 spearman=_number(correlations[at]) if compared else None,
                 top10_overlap=_number(overlaps[at]) if compared else None,
@@ -320,14 +341,11 @@ def _explain(
                 after=_plane(maps[-1][at], cut),
             )
         )
-    summary = summarise(correlations[evenly], overlaps[evenly])
-    return tuple(samples), summary
-
-
-def _class_indices(decision: Any) -> tuple[int, ...]:
-    if np.ndim(decision) == 0:
-        return (int(decision),)
-    return tuple(int(k) for k in np.flatnonzero(decision))
+    summary = summarise(correlations[evenly], overlaps[evenly]) if compared else None
+    located = None
+    if masks and len(masks) == len(evenly):
+        located = localisation([some[evenly] for some in maps], torch.stack(masks), seed=seed)
+    return tuple(samples), summary, located
 
 
 def _plane(heatmap: Tensor, cut: int | None) -> np.ndarray[Any, np.dtype[np.float32]]:

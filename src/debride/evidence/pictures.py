@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch import Tensor
 
 
@@ -33,6 +34,22 @@ def picture(image: Tensor) -> npt.NDArray[np.uint8]:
     scaled = (kept - low) / (high - low if high > low else 1.0)
     pixels: npt.NDArray[np.uint8] = np.rint(scaled * 255).astype(np.uint8)
     return pixels[0] if grey else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def thumbnail(image: Tensor, side: int = 80) -> npt.NDArray[np.uint8]:
+    """Give a small picture of an image (C, H, W), or of the middle slice of (C, D, H, W).
+
+    Examples
+    --------
+    >>> import torch
+    >>> thumbnail(torch.zeros(1, 160, 320)).shape
+    (40, 80)
+    """
+    if image.ndim == 4:
+        image = image[:, image.shape[1] // 2]
+    whole = Image.fromarray(picture(image))
+    whole.thumbnail((side, side), Image.Resampling.BOX)
+    return np.asarray(whole)
 
 
 def shown_slice(heatmap: Tensor) -> int | None:

@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from debride.evidence.evidence import BatchLatency, Latency, Speed
+from debride.evidence.resources import Pair, energy, energy_counter, peak_bytes
 from debride.timing import take_turns
+
+
+class Latency(TypedDict):
+    """Milliseconds a batch: the median of the runs and the quartiles around it."""
+
+    median: float
+    q25: float
+    q75: float
+
+
+class BatchLatency(TypedDict):
+    """Latency of both networks at one batch size, measured in turns."""
+
+    batch: int
+    runs: int
+    original: Latency | None
+    model: Latency
+    speedup: float | None
+    """Median of the original over median of the model: 2 is twice as fast."""
+    speedup_q25: float | None
+    speedup_q75: float | None
+
+
+class Speed(TypedDict):
+    """Latency, memory and energy of both networks, and what they were measured with."""
+
+    device: str
+    threads: int
+    torch: str
+    batches: list[BatchLatency]
+    one_thread: NotRequired[BatchLatency | None]
+    """One image with a single thread; None off the CPU."""
+    memory: NotRequired[Pair]
+    """Bytes at the peak of one image's forward: weights, image and all live activations."""
+    energy: NotRequired[Pair | None]
+    """Joules an image, of the whole processor package."""
+    energy_missing: NotRequired[str | None]
+    onnx: NotRequired[list[BatchLatency] | None]
+    """The same batches in onnxruntime; None where not asked for."""
 
 
 def measure_speed(
@@ -22,7 +65,7 @@ def measure_speed(
     least_runs: int = 5,
     most_runs: int = 100,
 ) -> Speed:
-    """Time forward passes in eval mode; the number of threads is recorded, not changed.
+    """Time forward passes in eval mode; the number of threads is handed back as it was.
 
     The two networks take turns run by run, and who begins alternates too. Three passes of
     each (one, if it is slow) warm up and are not counted.
@@ -47,30 +90,100 @@ def measure_speed(
     (2, None)
     """
     networks = [model] if original is None else [original, model]
-    results: list[BatchLatency] = []
-    for size in batches:
-        repeats = -(-size // len(example))
-        images = example.repeat(repeats, *[1] * (example.ndim - 1))[:size].contiguous()
-        times = take_turns(networks, images, seconds, least_runs, most_runs)
-        ratios = times[0] / times[-1]
-        quartiles = np.quantile(ratios, [0.25, 0.75])
-        results.append(
-            BatchLatency(
-                batch=size,
-                runs=times.shape[1],
-                original=None if original is None else _latency(times[0]),
-                model=_latency(times[-1]),
-                speedup=None if original is None else _median(times[0]) / _median(times[-1]),
-                speedup_q25=None if original is None else float(quartiles[0]),
-                speedup_q75=None if original is None else float(quartiles[1]),
-            )
-        )
+    device = example.device
+    results = [
+        _timed(networks, _batch(example, size), seconds, least_runs, most_runs) for size in batches
+    ]
+    alone = None
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            alone = _timed(networks, example[:1], seconds / 3, least_runs, most_runs)
+        finally:
+            torch.set_num_threads(threads)
+    peaks = [peak_bytes(network, example[:1]) for network in networks]
+    counter = energy_counter() if device.type == "cpu" else "measured for processors only"
+    missing = counter if isinstance(counter, str) else None
+    spent = [] if isinstance(counter, str) else energy(networks, example, counter, seconds)
     return Speed(
-        device=_device_name(example.device),
+        device=_device_name(device),
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
         batches=results,
+        one_thread=alone,
+        memory=_pair(peaks),
+        energy=_pair(spent) if spent else None,
+        energy_missing=missing,
+        onnx=None,
     )
+
+
+def measure_onnx_speed(
+    networks: Sequence[nn.Module],
+    example: Tensor,
+    *,
+    batches: Sequence[int] = (1, 16),
+    seconds: float = 3.0,
+    least_runs: int = 5,
+    most_runs: int = 100,
+) -> list[BatchLatency]:
+    """Export networks, and time them in onnxruntime on the CPU as `measure_speed` does.
+
+    Parameters
+    ----------
+    networks
+        The model, or the original and the model.
+    example
+        (N, C, *spatial), N ≥ 1.
+    batches, seconds, least_runs, most_runs
+        See `measure_speed`.
+
+    Raises
+    ------
+    DebrideError
+        Where the exporter or onnxruntime is missing, or a network cannot be exported.
+    """
+    from debride.artifact.onnx import OnnxNetwork, check_installed, export_onnx, silent
+
+    check_installed()
+    images = example.cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.onnx" for number in range(len(networks))]
+        for network, file in zip(networks, files, strict=True):
+            with silent():
+                export_onnx(network, images, file)
+        sessions = [OnnxNetwork(file) for file in files]
+        return [
+            _timed(sessions, _batch(images, size), seconds, least_runs, most_runs)
+            for size in batches
+        ]
+
+
+def _batch(example: Tensor, size: int) -> Tensor:
+    repeats = -(-size // len(example))
+    return example.repeat(repeats, *[1] * (example.ndim - 1))[:size].contiguous()
+
+
+def _timed(
+    networks: Sequence[nn.Module], images: Tensor, seconds: float, least: int, most: int
+) -> BatchLatency:
+    times = take_turns(networks, images, seconds, least, most)
+    both = len(networks) == 2
+    quartiles = np.quantile(times[0] / times[-1], [0.25, 0.75])
+    return BatchLatency(
+        batch=len(images),
+        runs=times.shape[1],
+        original=_latency(times[0]) if both else None,
+        model=_latency(times[-1]),
+        speedup=_median(times[0]) / _median(times[-1]) if both else None,
+        speedup_q25=float(quartiles[0]) if both else None,
+        speedup_q75=float(quartiles[1]) if both else None,
+    )
+
+
+def _pair(values: Sequence[float]) -> Pair:
+    return Pair(original=values[0] if len(values) == 2 else None, model=values[-1])
 
 
 def _median(times: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

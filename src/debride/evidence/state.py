@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from debride.models.state import undisturbed
 
@@ -53,3 +53,26 @@ def placed(model: nn.Module, device: torch.device) -> nn.Module:
     if device_of(model) == device:
         return model
     return copy.deepcopy(model).to(device)
+
+
+def at_once(model: nn.Module, images: Tensor, most: int = 32) -> int:
+    """Give how many images may go through the network, and back, within the free memory.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    images
+        (B, C, *spatial), B ≥ 1, on the network's device.
+    most
+        Beyond this, larger batches are no faster.
+
+    Examples
+    --------
+    >>> at_once(nn.Conv2d(1, 1, 1), torch.zeros(4, 1, 8, 8))
+    32
+    """
+    from debride.relevance.memory import BACKWARD, free_memory, saved_bytes
+
+    each = BACKWARD * max(1, saved_bytes(model, images[:1], nullcontext()))
+    return int(max(1, min(most, free_memory(images.device) // each)))

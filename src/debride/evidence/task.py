@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from debride.evidence.evidence import Decisions, Performance, Task
+from debride.models.outputs import Task
+from debride.resampling import Array as Array
+from debride.resampling import Labels as Labels
 
-Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
+
+class Performance(TypedDict):
+    """How well one network does on the split; every share is within 0 and 1.
+
+    For multi-label tasks `accuracy` is the share of single labels that are right,
+    `balanced_accuracy` the mean over labels of (sensitivity + specificity) / 2, and
+    `support` the number of positive images.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    roc_auc: float | None
+    roc_auc_missing: str | None
+    """Why there is no ROC AUC; None when there is one."""
+    recall: list[float | None]
+    """In the order of the classes; None for a class without images."""
+    support: list[int]
+
+
+class Decisions(TypedDict):
+    """How many images the two networks decide alike, and what became of the others."""
+
+    same: int
+    lost: int
+    """The original was right, the model is wrong."""
+    gained: int
+    """The original was wrong, the model is right."""
+    otherwise: int
+    """Both wrong, in different ways."""
 
 
 def decide(probabilities: Array, task: Task) -> Labels:
@@ -28,6 +59,19 @@ def decide(probabilities: Array, task: Task) -> Labels:
         return (probabilities > 0.5).astype(np.int64)
     decisions: Labels = probabilities.argmax(axis=1).astype(np.int64)
     return decisions
+
+
+def class_indices(decision: Any) -> tuple[int, ...]:
+    """Give the classes of one image's decision or label: one, or for multi-label tasks any number.
+
+    Examples
+    --------
+    >>> class_indices(np.int64(2)), class_indices(np.array([1, 0, 1]))
+    ((2,), (0, 2))
+    """
+    if np.ndim(decision) == 0:
+        return (int(decision),)
+    return tuple(int(k) for k in np.flatnonzero(decision))
 
 
 def performance(

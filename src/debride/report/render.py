@@ -12,7 +12,9 @@ from markupsafe import Markup
 
 from debride import __version__
 from debride.evidence.evidence import Evidence, Sample
-from debride.report import charts, curve, heatmaps, provenance, words
+from debride.report import charts, curve, findings, heatmaps, provenance, reliability, words
+from debride.report import reasons as likeness
+from debride.report import robustness as corrupted
 
 MOST_CLASSES = 40
 """Rows of the class table; beyond, those that changed most."""
@@ -77,6 +79,8 @@ def render(
         number=words.number,
         whole=words.whole,
         ms=words.milliseconds,
+        estimate=findings.estimate,
+        change=findings.change,
         multilabel=evidence.task == "multilabel",
     )
     metric = "macro ROC AUC" if evidence.task == "multilabel" else "balanced accuracy"
@@ -84,6 +88,7 @@ def render(
     if searched:
         metric = curve.metric_name(searched["metric"], evidence.classes)
     history = [step for step in run.get("history") or [] if isinstance(step, Mapping)]
+    name_of = findings.namer(names if show_names else None)
     pictured = [sample for sample in evidence.samples if sample.image is not None]
     return environment.get_template("report.html.j2").render(
         e=evidence,
@@ -93,6 +98,13 @@ def render(
         tiles=words.tiles(evidence),
         loss=words.loss_sentence(evidence),
         classes=_class_rows(evidence),
+        shown=[evidence.classes.index(row.name) for row in _class_rows(evidence)],
+        outcomes=findings.OUTCOMES,
+        checks=findings.checks(evidence),
+        changed_cards=findings.changed_cards(evidence, name_of),
+        reliability=reliability.curves(evidence.calibration, evidence.classes)
+        if evidence.calibration
+        else [],
         history=history,
         metric=metric,
         trajectories=[charts.trajectory(history, width, metric) for width in (340, 720)]
@@ -103,8 +115,24 @@ def render(
         curves=[curve.picture(searched, evidence.classes, width) for width in (340, 720)]
         if searched
         else [],
+        reasons=[
+            (
+                each,
+                [likeness.boxes(each, width) for width in (340, 720)],
+                likeness.headings_of(each),
+                likeness.rows_of(each),
+                likeness.by_class(each, evidence.classes),
+            )
+            for each in (evidence.reasons or {}).values()
+        ],
+        retrained=any(
+            yardstick["kind"] == "training"
+            for each in (evidence.reasons or {}).values()
+            for yardstick in each["yardsticks"]
+        ),
+        robustness=corrupted.multiples(evidence.robustness) if evidence.robustness else [],
         groups=list(plan.groups) if plan is not None else [],
-        cards=[_card(s, evidence, names if show_names else None) for s in pictured],
+        cards=[_card(s, evidence, name_of(s.index)) for s in pictured],
         unsure=any(
             batch["speedup_q25"] is not None
             and batch["speedup_q75"] is not None
@@ -157,13 +185,7 @@ class _Card:
     small: bool
 
 
-def _card(
-    sample: Sample, evidence: Evidence, names: Sequence[str] | Mapping[int, str] | None
-) -> _Card:
-    title = f"Image {sample.index}"
-    if names is not None:
-        known = sample.index in names if isinstance(names, Mapping) else sample.index < len(names)
-        title = names[sample.index] if known else title
+def _card(sample: Sample, evidence: Evidence, title: str) -> _Card:
     target = evidence.classes[sample.target]
     assert sample.image is not None
     image = heatmaps.shrunk(sample.image)
@@ -201,11 +223,12 @@ def _card(
 def _change(sample: Sample) -> tuple[str, str] | None:
     if not sample.changed:
         return None
+    kind = "otherwise"
     if sample.before_classes == sample.true:
-        return "lost", "was right, now wrong"
-    if sample.after_classes == sample.true:
-        return "gained", "was wrong, now right"
-    return "otherwise", "wrong in another way"
+        kind = "lost"
+    elif sample.after_classes == sample.true:
+        kind = "gained"
+    return kind, findings.KINDS[kind]
 
 
 def _listed(classes: Sequence[int], evidence: Evidence) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from debride.evidence.evidence import Evidence, Performance
+from debride.evidence.evidence import Evidence
+from debride.evidence.task import Performance
 
 NARROW = "\u202f"
 """Narrow no-break space: between thousands, and before units."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from debride.config import Numbers, Settings, Sizes, Words, option
+from debride.config import Numbers, Pairs, Settings, Sizes, Words, option
 
 
 class DataSettings(Settings):
@@ -148,14 +148,66 @@ class EvidenceSettings(Settings):
     """What is measured for the report."""
 
     explain: int = option(
-        32,
+        100,
         "Test images whose heatmaps are compared before and after; 0 for none.",
+        panel="Evidence",
+        metavar="INTEGER",
+        ge=0,
+    )
+    evidence_methods: Words | None = option(
+        None,
+        "Explanation methods whose heatmaps are compared, comma-separated: lrp, gradcam, dlb, ig "
+        "(slow) and others of debride explain; none for none.",
+        panel="Evidence",
+        metavar="A,B,...",
+        shown="lrp, and gradcam where it can be",
+    )
+    yardstick: Path | None = option(
+        None,
+        "Folder of a second training of the original: how unlike its heatmaps are shows what an "
+        "unlikeness means.",
+        panel="Evidence",
+        metavar="FOLDER",
+        shown="input noise alone",
+    )
+    robustness: int = option(
+        200,
+        "Test images that are changed as clinics do (noise, blur, JPEG ...); 0 for none.",
         panel="Evidence",
         metavar="INTEGER",
         ge=0,
     )
     speed: bool = option(
         True, "Measure CPU latency at batch 1 and 16.", panel="Evidence", metavar=""
+    )
+    subgroups: Words | None = option(
+        None,
+        "Columns of index.csv to compare subgroups of, comma-separated; none for none.",
+        panel="Evidence",
+        metavar="A,B,...",
+        shown="all of numbers or with 2 to 8 values",
+    )
+    specificity: float = option(
+        0.9,
+        "Specificity at which each class's sensitivity is reported.",
+        panel="Evidence",
+        metavar="SHARE",
+        gt=0,
+        lt=1,
+    )
+    limit: Pairs = option(
+        (),
+        "When a check of the verdict warns and when it fails, as in balanced_accuracy=0.02,0.05; "
+        "may be repeated (docs/evidence.md has the checks).",
+        panel="Evidence",
+        metavar="CHECK=WARN,FAIL",
+        many=True,
+    )
+    onnx_speed: bool = option(
+        False,
+        "Also export both networks and time them in onnxruntime (a minute or so).",
+        panel="Evidence",
+        metavar="",
     )
     rules: str = option(
         "epsilon",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from debride.config import Settings, option
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings
@@ -18,8 +20,24 @@ class EvaluateSettings(EvidenceSettings, NetworkSettings, DataSettings):
         panel="Network",
         metavar="FOLDER",
     )
+
+    @model_validator(mode="after")
+    def _beside_an_original(self) -> Self:
+        if self.fail_on is not None and self.original is None:
+            raise ValueError(
+                "--fail-on needs --original: there is a verdict only beside the network before"
+            )
+        return self
+
     split: Literal["train", "val", "test"] = option(
         "test", "The images to measure on: train, val or test.", panel="Images", metavar="SPLIT"
+    )
+    fail_on: Literal["warn", "fail"] | None = option(
+        None,
+        "End with exit code 3 if the verdict is fail; with warn, also if it is warn.",
+        panel="Evidence",
+        metavar="warn|fail",
+        shown="never",
     )
     out: Path | None = option(
         None,

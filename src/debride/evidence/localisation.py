@@ -1,0 +1,137 @@
+"""Whether the heatmaps lie on the lesion, where masks say where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from debride.evidence.intervals import Compared, compared, means
+from debride.resampling import RESAMPLES
+
+LARGEST = 0.9
+"""Share of the frame that a mask may cover; beyond, every heatmap would be right."""
+TOP = 0.1
+"""Share of the pixels that count as the most relevant."""
+
+
+class Localisation(TypedDict):
+    """Means over the images whose mask says something, with intervals over images."""
+
+    images: int
+    without_mask: int
+    too_large: int
+    """Left out: the mask covers more than 90 % of the frame."""
+    undefined: int
+    """Left out: nothing speaks for the class in one of the heatmaps."""
+    chance: float
+    """Mean share of the frame that the masks cover: what blind heatmaps would reach."""
+    mass: Compared
+    rank: Compared
+    pointing: Compared
+    top: Compared
+
+
+def scores(maps: Tensor, masks: Tensor) -> Tensor:
+    """Measure how much of what speaks for the class lies inside the masks.
+
+    Four columns, each within 0 and 1. Relevance mass accuracy: the share of the positive
+    relevance inside. Relevance rank accuracy: of as many most relevant pixels as the mask has,
+    the share inside. (Both: Arras et al., Information Fusion 81, 2022, section 3.2.) Pointing game:
+    whether the most relevant pixel is inside (Zhang et al., IJCV 126, 2018; without a margin).
+    Top-k intersection: the share inside of the most relevant tenth of all pixels (Theiner et
+    al., WACV 2022).
+
+    Parameters
+    ----------
+    maps
+        (B, *spatial) relevance.
+    masks
+        (B, *spatial), not zero inside.
+
+    Returns
+    -------
+    Tensor
+        (B, 4) float64; NaN where a mask is empty or no relevance is positive.
+
+    Examples
+    --------
+    >>> maps = torch.tensor([[[3.0, 1.0], [0.0, -2.0]]])
+    >>> scores(maps, torch.tensor([[[1, 0], [1, 0]]])).tolist()
+    [[0.75, 0.5, 1.0, 1.0]]
+    """
+    flat, inside = maps.flatten(1).double(), masks.flatten(1) != 0
+    positive = flat.clamp(min=0)
+    total, sizes = positive.sum(dim=1), inside.sum(dim=1)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    # of the n most relevant pixels, so many are inside
+    hits = inside.gather(1, order).cumsum(dim=1)
+    top = max(1, round(TOP * flat.shape[1]))
+    found = torch.stack(
+        [
+            (positive * inside).sum(dim=1) / total,
+            hits.gather(1, (sizes - 1).clamp(min=0)[:, None])[:, 0] / sizes,
+            hits[:, 0].double(),
+            hits[:, top - 1] / top,
+        ],
+        dim=1,
+    )
+    defined = (total > 0) & (sizes > 0)
+    return torch.where(defined[:, None], found, torch.nan)
+
+
+def localisation(
+    maps: Sequence[Tensor], masks: Tensor, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Localisation | None:
+    """Measure one network, or the original and the model, on the same images.
+
+    Parameters
+    ----------
+    maps
+        (B, *spatial) heatmaps of each network; the original's first.
+    masks
+        (B, *spatial) or (B, 1, *spatial); all zero where there is no mask.
+    seed, resamples
+        Of the bootstrap over images.
+
+    Returns
+    -------
+    Localisation or None
+        None where no image is left.
+
+    Examples
+    --------
+    >>> masks = torch.zeros(2, 4, 4)
+    >>> masks[0, :2, :2] = 1
+    >>> found = localisation([masks], masks)
+    >>> found["images"], found["without_mask"], found["mass"]["model"]["value"]
+    (1, 1, 1.0)
+    """
+    covered = (masks != 0).flatten(1).double().mean(dim=1)
+    each = torch.stack([scores(some, masks) for some in maps])
+    empty, large = covered == 0, covered > LARGEST
+    undefined = each.isnan().any(dim=2).any(dim=0) & ~empty & ~large
+    kept = ~(empty | large | undefined)
+    if not kept.any():
+        return None
+    values = each[:, kept].numpy()
+    mass, rank, pointing, top = compared(
+        [means(some) for some in values],
+        np.zeros(int(kept.sum()), dtype=np.int64),
+        seed=seed,
+        resamples=resamples,
+    )
+    return Localisation(
+        images=int(kept.sum()),
+        without_mask=int(empty.sum()),
+        too_large=int(large.sum()),
+        undefined=int(undefined.sum()),
+        chance=float(covered[kept].mean()),
+        mass=mass,
+        rank=rank,
+        pointing=pointing,
+        top=top,
+    )

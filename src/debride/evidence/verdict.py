@@ -1,0 +1,336 @@
+"""Pass, warn or fail: what the evidence says, held against limits that stand in the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from debride.errors import DebrideError
+from debride.evidence.intervals import Compared, Estimate
+
+if TYPE_CHECKING:
+    from debride.evidence.evidence import Evidence
+
+Outcome = Literal["pass", "warn", "fail"]
+OUTCOMES: tuple[Outcome, ...] = ("pass", "warn", "fail")
+"""The better first."""
+Limit = tuple[float, float]
+"""Warn above the first, fail above the second."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much harm warns and how much fails, check by check.
+
+    Every figure is harm: 0 for an unpruned copy, larger for worse. All are shares (0.02 is two
+    points) but for `explanations` and `localisation`, which are differences of figures between 0
+    and 1.
+
+    Attributes
+    ----------
+    balanced_accuracy
+        Balanced accuracy lost.
+    worst_class
+        Recall lost, each class for itself.
+    auc
+        Mean ROC AUC lost.
+    calibration
+        Expected calibration error gained.
+    subgroups
+        Balanced accuracy that the network's worst subgroup is behind its best, beyond what it
+        was behind in the original.
+    decisions
+        Share of the images that are decided differently.
+    explanations
+        1 − mean rank correlation of the heatmaps before and after.
+    yardstick
+        Share of the images whose heatmap moved further than all but 5 % did under the yardstick.
+    localisation
+        Share of the relevance lost that lay inside the lesion's mask.
+    robustness
+        Balanced accuracy lost under a corruption beyond what is lost on the same clean images.
+
+    Examples
+    --------
+    >>> Limits(auc=(0.005, 0.01)).auc
+    (0.005, 0.01)
+    """
+
+    balanced_accuracy: Limit = (0.02, 0.05)
+    worst_class: Limit = (0.10, 0.20)
+    auc: Limit = (0.01, 0.03)
+    calibration: Limit = (0.03, 0.08)
+    subgroups: Limit = (0.06, 0.12)
+    decisions: Limit = (0.10, 0.25)
+    explanations: Limit = (0.50, 0.90)
+    yardstick: Limit = (0.10, 0.50)
+    localisation: Limit = (0.05, 0.15)
+    robustness: Limit = (0.05, 0.15)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """How much worse one thing is, with its interval where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    of: str = ""
+    """Which class or subgroup it is, where a check looks at several."""
+
+
+class Check(TypedDict):
+    """One check; of several things that it looks at, the one that came off worst."""
+
+    name: str
+    title: str
+    unit: Unit
+    of: str
+    outcome: Outcome
+    value: float
+    low: float | None
+    high: float | None
+    warn: float
+    fail: float
+
+
+class Verdict(TypedDict):
+    """The worst outcome of all checks, and the checks."""
+
+    outcome: Outcome
+    checks: list[Check]
+    unmeasured: list[str]
+    """Checks for which nothing was measured."""
+
+
+ALSO = 3
+"""Further classes, columns or methods that a check names, at most."""
+
+Measured = Callable[["Evidence"], list[Harm]]
+Unit = Literal["points", "percent", "number"]
+"""How the figure of a check is written: a difference of shares, a share, or a plain number."""
+_CHECKS: dict[str, tuple[str, Unit, Measured]] = {}
+
+
+def check(title: str, unit: Unit) -> Callable[[Measured], Measured]:
+    """Register a check under the function's name, which is that of its `Limits`."""
+
+    def register(function: Measured) -> Measured:
+        _CHECKS[function.__name__] = title, unit, function
+        return function
+
+    return register
+
+
+def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
+    """Hold evidence against limits.
+
+    A check fails where the harm is above the limit to fail and the interval is above 0: it is
+    large, and it is there. It warns where the harm is above the limit to warn, however wide the
+    interval, or where the interval reaches above the limit to fail: too few images to rule it
+    out. Without an interval the harm alone counts.
+
+    Parameters
+    ----------
+    evidence
+        Of a network beside its original.
+    limits
+        By default those of `Limits`.
+
+    Returns
+    -------
+    Verdict or None
+        None without an original: there is nothing to lose.
+    """
+    if evidence.performance["original"] is None:
+        return None
+    checks: list[Check] = []
+    unmeasured = []
+    for name, (title, unit, measured) in _CHECKS.items():
+        warn, fail = getattr(limits or Limits(), name)
+        harms = measured(evidence)
+        if not harms:
+            unmeasured.append(name)
+            continue
+        judged = [
+            (OUTCOMES.index(_outcome(harm, (warn, fail))), harm.value, harm) for harm in harms
+        ]
+        place, _, worst = max(judged, key=lambda each: each[:2])
+        same = sorted((each for each in judged if each[0] == place), key=lambda each: -each[1])
+        also = [harm.of for _, _, harm in same if harm is not worst and place > 0][:ALSO]
+        checks.append(
+            Check(
+                name=name,
+                title=title,
+                unit=unit,
+                of=worst.of + (f" (also {', '.join(also)})" if also else ""),
+                outcome=OUTCOMES[place],
+                value=worst.value,
+                low=worst.low,
+                high=worst.high,
+                warn=warn,
+                fail=fail,
+            )
+        )
+    outcome = max((OUTCOMES.index(each["outcome"]) for each in checks), default=0)
+    return Verdict(outcome=OUTCOMES[outcome], checks=checks, unmeasured=unmeasured)
+
+
+def _outcome(harm: Harm, limit: Limit) -> Outcome:
+    warn, fail = limit
+    if harm.value > fail and (harm.low is None or harm.low > 0):
+        return "fail"
+    if harm.value > warn or (harm.high is not None and harm.high > fail):
+        return "warn"
+    return "pass"
+
+
+def read_limits(pairs: Mapping[str, str]) -> Limits:
+    """Read limits from texts "WARN,FAIL".
+
+    Raises
+    ------
+    DebrideError
+        For an unknown check, or texts that are not two numbers in this order.
+
+    Examples
+    --------
+    >>> read_limits({"auc": "0.005,0.01"}).auc
+    (0.005, 0.01)
+    """
+    known = [field.name for field in dataclasses.fields(Limits)]
+    read: dict[str, Limit] = {}
+    for name, text in pairs.items():
+        if name not in known:
+            raise DebrideError(f"no check '{name}' to limit: there are {', '.join(known)}")
+        try:
+            warn, fail = (float(part) for part in text.split(","))
+        except ValueError:
+            raise DebrideError(
+                f"the limit {name}={text} is not WARN,FAIL, as in {name}=0.02,0.05"
+            ) from None
+        if not 0 <= warn <= fail:
+            raise DebrideError(
+                f"the limit {name}={text} must be two numbers from 0 up, the one to warn first"
+            )
+        read[name] = (warn, fail)
+    return Limits(**read)
+
+
+@check("balanced accuracy lost", "points")
+def balanced_accuracy(evidence: Evidence) -> list[Harm]:
+    """Balanced accuracy lost."""
+    found = evidence.statistics
+    return [] if found is None else _lost(found["balanced_accuracy"])
+
+
+@check("recall lost, worst class", "points")
+def worst_class(evidence: Evidence) -> list[Harm]:
+    """Recall lost, class by class."""
+    found = evidence.statistics
+    if found is None:
+        return []
+    return [
+        harm
+        for name, figures in zip(evidence.classes, found["classes"], strict=True)
+        for harm in _lost(figures["recall"], name)
+    ]
+
+
+@check("ROC AUC lost", "points")
+def auc(evidence: Evidence) -> list[Harm]:
+    """Mean ROC AUC lost."""
+    found = evidence.statistics
+    return [] if found is None else _lost(found["auc"])
+
+
+@check("calibration error gained", "points")
+def calibration(evidence: Evidence) -> list[Harm]:
+    """Expected calibration error gained."""
+    found = evidence.calibration
+    return [] if found is None else _gained(found["ece"]["change"])
+
+
+@check("subgroup gap gained", "points")
+def subgroups(evidence: Evidence) -> list[Harm]:
+    """How much further the worst subgroup is behind the best, column by column."""
+    found = evidence.subgroups
+    return [
+        harm
+        for column in ([] if found is None else found["columns"])
+        if (gap := column["gap"]) is not None
+        for harm in _gained(
+            gap["difference"]["change"],
+            f"{column['column']}: {gap['worse']} behind {gap['better']}",
+        )
+    ]
+
+
+@check("decisions changed", "percent")
+def decisions(evidence: Evidence) -> list[Harm]:
+    """Share of the images that are decided differently."""
+    found = evidence.changed
+    return [] if found is None else _gained(found["share"])
+
+
+@check("heatmaps moved", "number")
+def explanations(evidence: Evidence) -> list[Harm]:
+    """How far heatmaps moved."""
+    found = evidence.explanations
+    return [] if found is None else [Harm(1 - found["spearman"]["mean"])]
+
+
+@check("heatmaps moved further than under noise", "percent")
+def yardstick(evidence: Evidence) -> list[Harm]:
+    """Share of the images whose heatmap moved beyond the yardstick, method by method.
+
+    The yardstick is the last: a second training where there is one, else the stronger noise.
+    """
+    return [
+        Harm(share, of=method)
+        for method, found in (evidence.reasons or {}).items()
+        if found["yardsticks"]
+        and (share := found["yardsticks"][-1]["beyond"]["spearman"]) is not None
+    ]
+
+
+@check("relevance that left the lesion", "points")
+def localisation(evidence: Evidence) -> list[Harm]:
+    """Relevance that left the lesion."""
+    found = evidence.localisation
+    return [] if found is None else _lost(found["mass"])
+
+
+@check("accuracy lost under corruptions, beyond that on clean images", "points")
+def robustness(evidence: Evidence) -> list[Harm]:
+    """How much more is lost under a corruption than without it, on the mean of its severities."""
+    found = evidence.robustness
+    if found is None or (clean := found["clean_original"]) is None:
+        return []
+    lost = clean - found["clean_model"]
+    harms = []
+    for name, curves in found["corruptions"].items():
+        if curves["original"] is not None:
+            before, after = (
+                np.mean(curve["balanced_accuracy"])
+                for curve in (curves["original"], curves["model"])
+            )
+            harms.append(Harm(float(before - after) - lost, of=name))
+    return harms
+
+
+def _lost(figure: Compared, of: str = "") -> list[Harm]:
+    change = figure["change"]
+    if change is None:
+        return []
+    # 0.0 − x, as −0.0 is not a number to show
+    return [Harm(0.0 - change["value"], 0.0 - change["high"], 0.0 - change["low"], of)]
+
+
+def _gained(change: Estimate | None, of: str = "") -> list[Harm]:
+    return [] if change is None else [Harm(change["value"], change["low"], change["high"], of)]
