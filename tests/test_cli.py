@@ -282,7 +282,7 @@ def test_ctrl_c_says_what_is_kept(say: Say, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_debug_shows_the_traceback(say: Say) -> None:
-    code, _, err = say("report", "--run", "gone", "--debug")
+    code, _, err = say("report", "gone", "--debug")
     assert code == 2
     assert "Traceback" in err
     assert err.strip().splitlines()[-1].startswith("error: no file 'gone/run.json'")

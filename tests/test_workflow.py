@@ -176,9 +176,9 @@ def test_explain_draws_one_png_per_image(half: Path, say: Say) -> None:
 def test_report_is_written_anew_from_the_folder(half: Path, say: Say) -> None:
     before = (half / "report.html").read_text()
     (half / "report.html").unlink()
-    assert say("report", "--run", "half")[0] == 0
+    assert say("report", "half")[0] == 0
     assert (half / "report.html").read_text() == before
-    code, _, err = say("report", "--run", "half", "--show-names", "--out", "named.html")
+    code, _, err = say("report", "half", "--show-names", "--out", "named.html")
     assert code == 0, err
     assert Path("named.html").read_text() != before
 
