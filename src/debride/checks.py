@@ -13,11 +13,9 @@ from torch import nn
 
 from debride.data.batches import unpack
 from debride.errors import DebrideError
-from debride.evidence.task import Performance
-from debride.models.outputs import Task
 from debride.evidence.state import frozen
-from debride.evidence.task import decide, performance
-from debride.models.outputs import logits, probabilities
+from debride.evidence.task import Performance, decide, performance
+from debride.models.outputs import Task, logits, probabilities
 from debride.progress import track
 
 Z99 = 2.326

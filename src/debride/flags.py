@@ -32,11 +32,11 @@ PANELS = (
 def signature(settings: type[Settings]) -> inspect.Signature:
     """Give the signature of a Typer command with a flag per setting, ``--config`` and ``--debug``.
 
-    A flag that is not given is None, so that the file of ``--config`` can fill it.
+    A setting without a panel is no flag. A flag that is not given is None, so that the file of
+    ``--config`` can fill it.
     """
-    fields = sorted(
-        settings.model_fields.items(), key=lambda item: PANELS.index(_extra(item[1])["panel"])
-    )
+    shown = [item for item in settings.model_fields.items() if _extra(item[1])["panel"]]
+    fields = sorted(shown, key=lambda item: PANELS.index(_extra(item[1])["panel"]))
     return inspect.Signature(
         [*(_parameter(name, field) for name, field in fields), _CONFIG, _DEBUG]
     )

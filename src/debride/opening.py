@@ -17,9 +17,8 @@ from debride.data.images import ImageSource, open_images
 from debride.data.loading import loader
 from debride.data.preprocessing import Preprocessing, check_size, measure_normalisation
 from debride.errors import DebrideError
-from debride.models.outputs import Task
 from debride.models.checkpoints import infer_fit, load_state, read_state
-from debride.models.outputs import logits, task_of
+from debride.models.outputs import Task, logits, task_of
 from debride.models.plain import check_plain
 from debride.models.spec import ModelSpec, build
 from debride.models.state import undisturbed

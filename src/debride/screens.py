@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from debride.data.images import ImageSource
     from debride.data.preprocessing import Preprocessing
     from debride.evidence.evidence import Evidence
+    from debride.evidence.verdict import Verdict
     from debride.opening import Job, Network
     from debride.planning.search import Curve, StepRecord
 
+_OUTCOMES = {"pass": "[green]pass[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 LISTED = 20
 """Names of unreadable images that are shown, at most."""
 NAMES = {"train": "training", "val": "validation", "test": "test"}
@@ -187,6 +189,45 @@ def show_evidence(
             f"{likeness['q10']:.2f} (lowest tenth), on {evidence.explanations['images']} "
             f"{split} images",
         )
+    if evidence.verdict is not None:
+        show_verdict(evidence.verdict)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print what the verdict rests on, check by check."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("verdict")
+    for heading in ("harm", "95 % interval", "warns, fails above"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for check in verdict["checks"]:
+        unit = check["unit"]
+        interval = ""
+        if check["low"] is not None and check["high"] is not None:
+            interval = f"{_figure(check['low'], unit)} to {_figure(check['high'], unit)}"
+        table.add_row(
+            escape(check["title"] + (f" ({check['of']})" if check["of"] else "")),
+            _figure(check["value"], unit),
+            interval,
+            f"{_figure(check['warn'], unit)}, {_figure(check['fail'], unit)}",
+            _OUTCOMES[check["outcome"]],
+        )
+    table.add_section()
+    table.add_row("all of it", "", "", "", _OUTCOMES[verdict["outcome"]])
+    show(table)
+
+
+def _figure(value: float, unit: str) -> str:
+    """Write the figure of a check.
+
+    Examples
+    --------
+    >>> _figure(0.0213, "points"), _figure(0.25, "percent"), _figure(0.3, "number")
+    ('2.1', '25.0%', '0.30')
+    """
+    if unit == "number":
+        return f"{value:.2f}"
+    return f"{100 * value:.1f}" + ("%" if unit == "percent" else "")
 
 
 def show_step(record: StepRecord) -> None:

@@ -46,34 +46,34 @@ def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
         "shot": {"criterion": "lrp", "one_shot": True},
         "tuned": {"criterion": "lrp", "finetune": 1, "finetune_at": [0.3]},
     }
-    grid = _grid(trained, "whole", criteria=criteria, seeds=[0, 1])
-    line = f"compare --grid {grid} --out whole --trust"
+    grid = _grid(trained, "gridded", criteria=criteria, seeds=[0, 1])
+    line = f"compare --grid {grid} --out gridded --trust"
     code, out, err = say(line)
     assert code == 0, err
     assert "6 of 6" in out
-    rows = list(csv.DictReader((trained / "whole" / "results.csv").open()))
+    rows = list(csv.DictReader((trained / "gridded" / "results.csv").open()))
     assert len(rows) == 2 * (3 * 4 + 1)
     for row in rows:
         assert float(row["macs_kept"]) == pytest.approx(float(row["budget"]), abs=0.01)
-    stepwise = _cell(trained, "whole", "tiny-toy-0/lrp")["points"]
-    shot = _cell(trained, "whole", "tiny-toy-0/shot")["points"]
-    tuned = _cell(trained, "whole", "tiny-toy-0/tuned")["points"]
+    stepwise = _cell(trained, "gridded", "tiny-toy-0/lrp")["points"]
+    shot = _cell(trained, "gridded", "tiny-toy-0/shot")["points"]
+    tuned = _cell(trained, "gridded", "tiny-toy-0/tuned")["points"]
     assert [point["budget"] for point in shot] == [1.0, 0.8, 0.5, 0.3]
     # the first cut is the same, whatever comes after
     assert stepwise[1] == {**shot[1], "step": 1} == tuned[1]
     assert stepwise[3] == {**tuned[3], "finetuned": None}
     assert tuned[3]["finetuned"]["epochs"] == 1
-    page = (trained / "whole" / "comparison.md").read_text()
+    page = (trained / "gridded" / "comparison.md").read_text()
     assert "## tiny, toy" in page
     assert "| tuned, fine-tuned | 2 |" in page
-    assert (trained / "whole" / "figures" / "tiny-toy.svg").read_text().count("<svg") == 1
-    assert not list((trained / "whole" / "cells" / "tiny-toy-0").glob("*/"))
+    assert (trained / "gridded" / "figures" / "tiny-toy.svg").read_text().count("<svg") == 1
+    assert not list((trained / "gridded" / "cells" / "tiny-toy-0").glob("*/"))
 
-    before = (trained / "whole" / "results.csv").read_text()
+    before = (trained / "gridded" / "results.csv").read_text()
     code, out, _ = say(line)
     assert code == 0
     assert "6 done, 0 to work on" in out
-    assert (trained / "whole" / "results.csv").read_text() == before
+    assert (trained / "gridded" / "results.csv").read_text() == before
 
 
 def test_networks_of_the_grid_are_trained_once_for_each_seed(say: Say, trained: Path) -> None:
@@ -96,8 +96,8 @@ def test_networks_of_the_grid_are_trained_once_for_each_seed(say: Say, trained: 
 
 
 def test_what_was_interrupted_goes_on(say: Say, trained: Path, monkeypatch: Any) -> None:
-    grid = _grid(trained, "stopped")
-    line = f"compare --grid {grid} --out stopped --trust"
+    grid = _grid(trained, "halted")
+    line = f"compare --grid {grid} --out halted --trust"
     steps: list[int] = []
 
     def interrupted(*given: Any, on_network: Any, **more: Any) -> Any:
@@ -119,7 +119,7 @@ def test_what_was_interrupted_goes_on(say: Say, trained: Path, monkeypatch: Any)
     straight = _grid(trained, "straight", criteria=["lrp"])
     assert say(f"compare --grid {straight} --out straight --trust")[0] == 0
     assert (
-        _cell(trained, "stopped", "tiny-toy-0/lrp")["points"]
+        _cell(trained, "halted", "tiny-toy-0/lrp")["points"]
         == _cell(trained, "straight", "tiny-toy-0/lrp")["points"]
     )
 
@@ -148,7 +148,7 @@ def test_a_network_that_cannot_be_trained_takes_its_cells_along(say: Say, traine
     [
         ("--only nothing", "no cell fits --only 'nothing': they are called as 'tiny-toy-0/lrp' is"),
         ("--collect", "no cell is done yet"),
-        ("--seed 3", "--seed stands in the grid"),
+        ("--seed 3", "No such option: --seed"),
         ("--ray-address auto", "--ray-address is for --ray"),
         ("--workers 0", "--workers"),
     ],

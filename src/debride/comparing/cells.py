@@ -16,8 +16,7 @@ from debride import workflow
 from debride.comparing.grid import Cell, Study
 from debride.criteria import criterion_options
 from debride.errors import DebrideError
-from debride.evidence.evidence import Performance
-from debride.evidence.task import performance
+from debride.evidence.task import Performance, performance
 from debride.files import write_atomic
 from debride.finetuning import training_images, tuning_of
 from debride.models.outputs import logits, probabilities

@@ -135,9 +135,9 @@ def one_hot(labels: Labels, classes: int) -> Flags:
 def _measure(probabilities: Array, labels: Labels, task: Task, specificity: float) -> Measure:
     classes = probabilities.shape[1]
     truth, chosen = one_hot(labels, classes), one_hot(decide(probabilities, task), classes)
-    right: Flags = truth == chosen
+    right: Flags = np.asarray(truth == chosen)
     if task != "multilabel":
-        right = right.all(axis=1, keepdims=True)
+        right = np.asarray(right.all(axis=1, keepdims=True))
 
     def measure(weights: Array) -> Array:
         accuracy = share(weights, right, np.ones_like(right)).mean(axis=1)

@@ -124,7 +124,9 @@ def _column(
         return column
     singles = [_measure(p, truth, task, cut, kept) for p in probabilities]
     whole = [single(np.ones((1, len(labels))))[0] for single in singles]
-    pairs = [(int(whole[-1].argmax()), int(whole[-1].argmin()))]
+    # equal ones are apart by nothing, which is a figure too
+    best = int(whole[-1].argmax())
+    pairs = [(best, int(np.roll(whole[-1], -best - 1).argmin() + best + 1) % len(kept))]
     if len(whole) == 2:
         changes = whole[1] - whole[0]
         pairs.append((int(changes.argmax()), int(changes.argmin())))

@@ -62,7 +62,7 @@ class Limits:
     calibration: Limit = (0.03, 0.08)
     subgroups: Limit = (0.06, 0.12)
     decisions: Limit = (0.10, 0.25)
-    explanations: Limit = (0.30, 0.60)
+    explanations: Limit = (0.50, 0.90)
     localisation: Limit = (0.05, 0.15)
 
 
@@ -81,6 +81,8 @@ class Check(TypedDict):
     """One check; of several things that it looks at, the one that came off worst."""
 
     name: str
+    title: str
+    unit: Unit
     of: str
     outcome: Outcome
     value: float
@@ -100,13 +102,19 @@ class Verdict(TypedDict):
 
 
 Measured = Callable[["Evidence"], list[Harm]]
-_CHECKS: dict[str, Measured] = {}
+Unit = Literal["points", "percent", "number"]
+"""How the figure of a check is written: a difference of shares, a share, or a plain number."""
+_CHECKS: dict[str, tuple[str, Unit, Measured]] = {}
 
 
-def check(function: Measured) -> Measured:
+def check(title: str, unit: Unit) -> Callable[[Measured], Measured]:
     """Register a check under the function's name, which is that of its `Limits`."""
-    _CHECKS[function.__name__] = function
-    return function
+
+    def register(function: Measured) -> Measured:
+        _CHECKS[function.__name__] = title, unit, function
+        return function
+
+    return register
 
 
 def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
@@ -133,7 +141,7 @@ def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
         return None
     checks: list[Check] = []
     unmeasured = []
-    for name, measured in _CHECKS.items():
+    for name, (title, unit, measured) in _CHECKS.items():
         warn, fail = getattr(limits or Limits(), name)
         harms = measured(evidence)
         if not harms:
@@ -146,6 +154,8 @@ def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
         checks.append(
             Check(
                 name=name,
+                title=title,
+                unit=unit,
                 of=worst.of,
                 outcome=OUTCOMES[place],
                 value=worst.value,
@@ -200,14 +210,14 @@ def read_limits(pairs: Mapping[str, str]) -> Limits:
     return Limits(**read)
 
 
-@check
+@check("balanced accuracy lost", "points")
 def balanced_accuracy(evidence: Evidence) -> list[Harm]:
     """Balanced accuracy lost."""
     found = evidence.statistics
     return [] if found is None else _lost(found["balanced_accuracy"])
 
 
-@check
+@check("recall lost, worst class", "points")
 def worst_class(evidence: Evidence) -> list[Harm]:
     """Recall lost, class by class."""
     found = evidence.statistics
@@ -220,21 +230,21 @@ def worst_class(evidence: Evidence) -> list[Harm]:
     ]
 
 
-@check
+@check("ROC AUC lost", "points")
 def auc(evidence: Evidence) -> list[Harm]:
     """Mean ROC AUC lost."""
     found = evidence.statistics
     return [] if found is None else _lost(found["auc"])
 
 
-@check
+@check("calibration error gained", "points")
 def calibration(evidence: Evidence) -> list[Harm]:
     """Expected calibration error gained."""
     found = evidence.calibration
     return [] if found is None else _gained(found["ece"]["change"])
 
 
-@check
+@check("subgroup gap gained", "points")
 def subgroups(evidence: Evidence) -> list[Harm]:
     """How much further the worst subgroup is behind the best, column by column."""
     found = evidence.subgroups
@@ -249,21 +259,21 @@ def subgroups(evidence: Evidence) -> list[Harm]:
     ]
 
 
-@check
+@check("decisions changed", "percent")
 def decisions(evidence: Evidence) -> list[Harm]:
     """Share of the images that are decided differently."""
     found = evidence.changed
     return [] if found is None else _gained(found["share"])
 
 
-@check
+@check("heatmaps moved", "number")
 def explanations(evidence: Evidence) -> list[Harm]:
     """How far heatmaps moved."""
     found = evidence.explanations
     return [] if found is None else [Harm(1 - found["spearman"]["mean"])]
 
 
-@check
+@check("relevance that left the lesion", "points")
 def localisation(evidence: Evidence) -> list[Harm]:
     """Relevance that left the lesion."""
     found = evidence.localisation

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from debride.errors import DebrideError
-from debride.models.outputs import Task
 from debride.explaining.asking import Ask, Explained, difference
-from debride.models.outputs import logits, probabilities
+from debride.models.outputs import Task, logits, probabilities
 from debride.opening import Network
 
 

@@ -25,7 +25,7 @@ def estimate(found: Estimate | None) -> str:
     """
     if found is None:
         return "–"
-    low, high = (f"{100 * found[key]:.1f}" for key in ("low", "high"))  # type: ignore[literal-required]
+    low, high = (f"{100 * found[key]:.1f}" for key in ("low", "high"))
     return f"{words.percent(found['value'])} ({low}–{high})"
 
 
@@ -40,7 +40,7 @@ def change(found: Estimate | None) -> str:
     if found is None:
         return "–"
     value, low, high = (
-        words.points(found[key], 0.0)  # type: ignore[literal-required]
+        words.points(found[key], 0.0)
         for key in ("value", "low", "high")
     )
     return f"{value} ({low} to {high})"

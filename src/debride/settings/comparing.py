@@ -13,6 +13,7 @@ from debride.config import Settings, option
 class CompareSettings(Settings):
     """Settings of ``debride compare``."""
 
+    seed: int = option(0, "Stands in the grid, as 'seeds'.", panel="", metavar="", ge=0, le=0)
     grid: Path = option(
         ...,
         "YAML file that names networks, data, criteria, budgets and seeds; docs/comparing.md has "
@@ -69,8 +70,6 @@ class CompareSettings(Settings):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if self.seed:
-            raise ValueError("--seed stands in the grid, as 'seeds': leave it out")
         if self.ray_address is not None and not self.ray:
             raise ValueError("--ray-address is for --ray: give both")
         return self
