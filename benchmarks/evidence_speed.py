@@ -95,8 +95,8 @@ def deletion_row(network: Any, images: Tensor, targets: Tensor, maps: Tensor) ->
 
         def slow() -> Any:
             metric = quantus.PixelFlipping(
-                features_in_step=SIDE * SIDE // steps, perturb_baseline="mean", softmax=True,
-                return_auc_per_sample=True, disable_warnings=True,
+                features_in_step=SIDE * SIDE // steps, perturb_baseline="mean",
+                disable_warnings=True,
             )  # fmt: skip
             return metric(
                 model=network, x_batch=images[some].numpy(), y_batch=targets[some].numpy(),

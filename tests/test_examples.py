@@ -39,6 +39,7 @@ def test_extensions_of_the_docs_work_together() -> None:
     from debride.criteria import score
     from debride.data import registry
     from debride.data.images import open_images
+    from debride.evidence import corruptions
     from debride.models.attention import registry as attention
     from debride.models.spec import ModelSpec, build
     from debride.planning.groups import find_groups
@@ -77,6 +78,10 @@ def test_extensions_of_the_docs_work_together() -> None:
         weight = small[6].weight.clone()
         begin("scaled", model, cut, [images])(small, cut)
         assert torch.equal(small[6].weight, 2 * weight)
+        images, labels = torch.rand(4, 1, 16, 16), torch.arange(4) % 2
+        robust = debride.evaluate(model, [(images, labels)], explain=0, speed=False).robustness
+        assert robust is not None
+        assert robust["corruptions"]["haze"]["levels"][-1] == 0.5
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), rules="my_composite")
         assert abs(found.delta) < 1e-4
         found = debride.attribute(model, torch.rand(1, 1, 16, 16), method="contrast", floor=0.1)
@@ -95,6 +100,7 @@ def test_extensions_of_the_docs_work_together() -> None:
         registry._OPENERS.pop("stripes", None)
         strategies._STRATEGIES.pop("borderline", None)
         recoveries._RECOVERIES.pop("scaled", None)
+        corruptions._CORRUPTIONS.pop("haze", None)
 
 
 class Step(nn.Module):

@@ -55,7 +55,11 @@ def test_options_that_a_criterion_lacks_are_refused() -> None:
     for criterion, option, said in (
         ("ig", {"steps": 3}, "'ig' has no option 'steps': did you mean 'n_steps'"),
         ("magnitude", {"aggregate": "abs"}, "no option 'aggregate': known: none"),
-        ("lrp", {"aggregate": "sum"}, "aggregate='sum': give one of abs, positive, signed, square"),
+        (
+            "lrp",
+            {"aggregate": "sum"},
+            "aggregate='sum': give one of abs, positive, signed, square, spread",
+        ),
         ("hessian", {"probes": 0}, "probes=0: give 1 or more"),
     ):
         with pytest.raises(DebrideError, match=said):

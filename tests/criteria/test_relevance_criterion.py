@@ -83,6 +83,26 @@ def test_what_is_made_of_a_channel_before_images_are_summed(criterion: str) -> N
         assert found.values["conv"].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5 * size)
 
 
+@pytest.mark.parametrize("criterion", ["lrp", "dlb", "dlb_contrastive", "ig"])
+def test_the_spread_over_images(criterion: str) -> None:
+    model = toys.randomise(toys.Flat())
+    relevance = attribute(model, IMAGES, LABELS, method=criterion, taps=["norm"], **(
+        {"n_steps": 8} if criterion == "ig" else {}
+    )).taps["norm"]  # fmt: skip
+    sums = relevance.double().sum((2, 3))
+    # batches make no difference
+    data = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
+    found = score(model, data, criterion=criterion, aggregate="spread").mean()["conv"]
+    expected = sums.std(0, correction=0)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
+    assert expected.min() > 0
+
+
+def test_one_image_has_no_spread() -> None:
+    with pytest.raises(DebrideError, match="one image has no spread: give two at least"):
+        score(toys.Flat(), [(IMAGES[:1], LABELS[:1])], criterion="lrp", aggregate="spread")
+
+
 def test_conductance_by_hand() -> None:
     """F = ReLU(2x) - ReLU(-x) of x = 3: the way from 0 gives 6 through the first, 0 the other."""
     net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(2, 1))

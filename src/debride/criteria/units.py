@@ -23,7 +23,10 @@ AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """What is made of a unit's value in one image (a neuron's: at one token) before it is summed."""
 
-Aggregate = Literal["abs", "positive", "signed", "square"]
+SPREAD = "spread"
+"""Their standard deviation instead: what is the same in all images can be given by a bias."""
+
+Aggregate = Literal["abs", "positive", "signed", "square", "spread"]
 Count = Annotated[int, Field(ge=1)]
 
 Visit = Callable[[str, Tensor], None]
@@ -52,20 +55,25 @@ def sum_over_images(
     sweep : callable
         Gives `visit` the value of every element at a tap: a relevance, an activation.
     aggregate : str
-        ``"abs"``, ``"positive"``, ``"signed"`` or ``"square"``: see `per_unit`.
+        ``"abs"``, ``"positive"``, ``"signed"`` or ``"square"``: see `per_unit`; ``"spread"``: the
+        standard deviation over images, times their number. Spreads of shards add up to the
+        spread within shards.
     mean : bool
         Take the mean over an image's pixels or tokens instead of the sum.
 
     Raises
     ------
     DebrideError
-        For no images, or an unknown aggregate.
+        For no images, a single one where their spread is asked for, or an unknown aggregate.
     """
-    if aggregate not in AGGREGATES:
-        raise DebrideError(f"aggregate='{aggregate}': give one of {', '.join(AGGREGATES)}")
+    if aggregate not in (*AGGREGATES, SPREAD):
+        names = ", ".join((*AGGREGATES, SPREAD))
+        raise DebrideError(f"aggregate='{aggregate}': give one of {names}")
+    wanted = ("signed", "square") if aggregate == SPREAD else (aggregate,)
     layers = {tap.read_at: tap for group in groups for tap in group.taps}
     modules = dict(model.named_modules())
     sums: dict[str, Tensor] = {}
+    summed: dict[str, int] = {}
     unknown: dict[str, list[str]] = {}
     count = 0
 
@@ -75,20 +83,32 @@ def sum_over_images(
 
         def visit(tap: str, value: Tensor, batch: int = len(images)) -> None:
             neurons = layers[tap].side == "in" or isinstance(modules[tap], nn.Linear)
-            found = per_unit(value, neurons=neurons, aggregate=aggregate)
+            found = torch.stack([per_unit(value, neurons=neurons, aggregate=w) for w in wanted])
+            units = found.shape[1]
             if mean:
-                found = found * (batch * len(found) / value.numel())
+                found = found * (batch * units / value.numel())
             layer = layers[tap].layer
             sums[layer] = sums[layer] + found if layer in sums else found
+            summed[layer] = summed.get(layer, 0) + (value.numel() // units if neurons else batch)
 
         unknown.update(sweep(images, _labels(labels), tuple(layers), visit))
         count += len(images)
     if count == 0:
         raise DebrideError("the reference data are empty: give at least one image")
+    if aggregate == SPREAD and count < 2:
+        raise DebrideError("one image has no spread: give two at least, or another aggregate")
+    scores = {layer: _total(found, summed[layer]).cpu() for layer, found in sums.items()}
     for read in layers.values():
         units = width(modules[read.layer], read.side)
-        sums.setdefault(read.layer, torch.zeros(units, dtype=torch.float64))
-    return Scores(name, count, {layer: value.cpu() for layer, value in sums.items()}, unknown)
+        scores.setdefault(read.layer, torch.zeros(units, dtype=torch.float64))
+    return Scores(name, count, scores, unknown)
+
+
+def _total(found: Tensor, count: int) -> Tensor:
+    """Return sums (1, C) as they are; of sums and squares (2, C) the spread times `count`."""
+    if len(found) == 1:
+        return found[0]
+    return (count * found[1] - found[0].square()).clamp(min=0).sqrt()
 
 
 def per_unit(value: Tensor, *, neurons: bool, aggregate: str = "abs") -> Tensor:

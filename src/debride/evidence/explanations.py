@@ -124,11 +124,15 @@ def ranks(maps: Tensor) -> Tensor:
     >>> ranks(torch.tensor([[10.0, 30.0, 10.0, 20.0]]))
     tensor([[1.5000, 4.0000, 1.5000, 3.0000]], dtype=torch.float64)
     """
-    flat = maps.flatten(1).contiguous()
-    ordered = flat.sort(dim=1).values
-    below = torch.searchsorted(ordered, flat, right=False)
-    upto = torch.searchsorted(ordered, flat, right=True)
-    return (below + upto + 1).double() / 2
+    values, order = maps.flatten(1).sort(dim=1)
+    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    edge = torch.ones_like(order[:, :1], dtype=torch.bool)
+    new = values[:, 1:] != values[:, :-1]
+    first = torch.where(torch.cat([edge, new], 1), place, 0).cummax(1).values
+    last = torch.where(torch.cat([new, edge], 1), place, values.shape[1] - 1)
+    last = last.flip(1).cummin(1).values.flip(1)
+    shared = (first + last).double() / 2 + 1
+    return torch.empty_like(shared).scatter_(1, order, shared)
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:

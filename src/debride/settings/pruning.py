@@ -260,7 +260,7 @@ class PruneSettings(
     option: Pairs = describe(
         (),
         "Setting of the criterion, again for each: n_steps=16 for ig, probes=8 for hessian, "
-        "aggregate=abs, positive, signed or square for those from relevance and taylor.",
+        "aggregate=abs, positive, signed, square or spread for those from relevance and taylor.",
         panel="Cutting",
         metavar="KEY=VALUE",
         many=True,
