@@ -80,7 +80,7 @@ def heatmap(
         heading,
         f"{listed(decided or (), evidence)} {words.percent(score, 0)}",
         heatmaps.as_png(drawn),
-        f"Heatmap of the {heading.lower()} network for {target} on {title}",
+        f"{heading}: heatmap for {target} on {title}",
     )
 
 

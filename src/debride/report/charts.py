@@ -88,7 +88,7 @@ def said_of(step: Mapping[str, Any], key: str, metric: str) -> str:
     """Say what a point of a curve stands for."""
     value = step[key]
     kept = percent(float(step["macs_kept"]))
-    return f"step {step['step']}: {kept} of the MACs, {metric} {percent(value)}"
+    return f"{kept} of the MACs: {metric} {percent(value)}"
 
 
 PANEL = (240, 168)
@@ -115,7 +115,7 @@ def panel(
         An ``<svg>`` element.
     """
     width, height = PANEL
-    left, right, top, bottom = 38, 10, 28, 24
+    left, right, top, bottom = 38, 16, 28, 24
     y = Axis(0.0, 1.0, height - bottom, top)
     x = Axis(0, len(along) - 1, left, width - right)
     names = {"before": "original", "after": "network"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from debride.evidence.evidence import Evidence, Sample
 from debride.evidence.intervals import Estimate
 from debride.report import cards, environment, findings, heatmaps, scatter, words
 
-PICTURES = 72
+PICTURES = 36
 """On one page, at most: it stays under 6 MB."""
 
 
@@ -148,7 +148,7 @@ def _line(run: Run) -> Line:
     kept = [
         words.percent(now[key] / was[key] if was and was[key] else None)
         for key in ("macs", "params")
-    ]  # type: ignore[literal-required]
+    ]
     amount, unit = words.amounts(None, now["bytes"], "B")[1:]
     given = run.run.get("settings")
     told = given if isinstance(given, Mapping) else {}
@@ -187,7 +187,7 @@ def _points(runs: Sequence[Run]) -> list[scatter.Point]:
     first = runs[0].evidence
     _, before, _ = words.headline_metric(first)
     if before is not None:
-        points.append(scatter.Point("original", 1.0, before, None))
+        points.append(scatter.Point("original", 1.0, before, None, original=True))
     for each in runs:
         was, now = each.evidence.cost["original"], each.evidence.cost["model"]
         found = each.evidence.statistics
@@ -202,36 +202,32 @@ def _points(runs: Sequence[Run]) -> list[scatter.Point]:
     return points
 
 
-def _besides(runs: Sequence[Run], name_of: Any) -> list[Beside]:
-    """Show the images that all runs have pictures of."""
-    seen = [
-        {s.index: s for s in each.evidence.samples if s.image is not None and s.after is not None}
-        for each in runs
-    ]
-    shared = [index for index in seen[0] if all(index in some for some in seen[1:])]
-    return [
-        _beside(runs, [some[index] for some in seen], name_of(index))
-        for index in shared[: PICTURES // (len(runs) + 2)]
-    ]
+def _besides(runs: Sequence[Run], name_of: Callable[[int], str]) -> list[Beside]:
+    """Show the images that two runs or more have heatmaps of, those of most runs first."""
+    seen: dict[int, list[tuple[Run, Sample]]] = {}
+    for each in runs:
+        for sample in each.evidence.samples:
+            if sample.image is not None and sample.after is not None:
+                seen.setdefault(sample.index, []).append((each, sample))
+    shared = sorted((index for index in seen if len(seen[index]) > 1), key=lambda i: -len(seen[i]))
+    most = PICTURES // (len(runs) + 2)
+    return [_beside(seen[index], name_of(index)) for index in shared[:most]]
 
 
-def _beside(runs: Sequence[Run], samples: Sequence[Sample], title: str) -> Beside:
-    first, evidence = samples[0], runs[0].evidence
+def _beside(found: Sequence[tuple[Run, Sample]], title: str) -> Beside:
+    run, first = found[0]
     assert first.image is not None
     image = heatmaps.shrunk(first.image)
     pictures = [
         cards.Picture("Image", "", heatmaps.as_png(image), f"{title} as the networks see it")
     ]
     if first.before is not None:
-        pictures.append(cards.heatmap(first, evidence, "Original", title, before=True))
-    pictures += [
-        cards.heatmap(sample, run.evidence, run.name, title)
-        for run, sample in zip(runs, samples, strict=True)
-    ]
+        pictures.append(cards.heatmap(first, run.evidence, "Original", title, before=True))
+    pictures += [cards.heatmap(sample, each.evidence, each.name, title) for each, sample in found]
     return Beside(
         title=title,
-        true=cards.listed(first.true, evidence),
-        explained=evidence.classes[first.target],
+        true=cards.listed(first.true, run.evidence),
+        explained=run.evidence.classes[first.target],
         pictures=pictures,
         small=max(image.shape[:2]) < 96,
     )

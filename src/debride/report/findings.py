@@ -39,10 +39,7 @@ def change(found: Estimate | None) -> str:
     """
     if found is None:
         return "–"
-    value, low, high = (
-        words.points(found[key], 0.0)
-        for key in ("value", "low", "high")
-    )
+    value, low, high = (words.points(found[key], 0.0) for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 

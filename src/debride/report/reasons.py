@@ -12,6 +12,13 @@ from debride.report.charts import Axis, panel
 from debride.report.words import number
 
 LEFT, RIGHT, TOP, ROW, BOTTOM = 116, 14, 26, 34, 40
+TITLES = {
+    "lrp": "LRP",
+    "dlb": "DL-Backtrace",
+    "ig": "Integrated gradients",
+    "gradcam": "Grad-CAM",
+}
+"""Names of methods for a reader; others are named as they are."""
 MEASURES = {
     "spearman": "Rank correlation",
     "ssim": "Structural similarity",

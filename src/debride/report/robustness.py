@@ -8,13 +8,13 @@ from debride.evidence.robustness import Robustness
 from debride.report.charts import panel
 
 
-def multiples(robustness: Robustness) -> list[tuple[str, Markup, Markup | None]]:
+def multiples(robustness: Robustness) -> list[tuple[str, str, Markup, Markup | None]]:
     """Draw of each corruption the accuracy and, where heatmaps were made, their drift.
 
     Returns
     -------
     list of tuple
-        Name and unit; balanced accuracy from clean (0) to severe (5); drift.
+        Name; unit and levels; balanced accuracy from clean (0) to severe (5); drift.
     """
     drawn = []
     for name, curves in robustness["corruptions"].items():
@@ -26,7 +26,8 @@ def multiples(robustness: Robustness) -> list[tuple[str, Markup, Markup | None]]
         along = [str(severity) for severity in range(len(curves["levels"]) + 1)]
         drawn.append(
             (
-                f"{name}: {curves['unit']}, {curves['levels'][0]:g} to {curves['levels'][-1]:g}",
+                name,
+                f"{curves['unit']}, {curves['levels'][0]:g} to {curves['levels'][-1]:g}",
                 panel("balanced accuracy, %", accuracy, along),
                 panel("drift of heatmaps, %", drift, along) if drift else None,
             )

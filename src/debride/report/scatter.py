@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Point:
     kept: float
     value: float
     interval: Estimate | None
+    original: bool = False
 
 
 def against_macs(points: Sequence[Point], width: int, metric: str) -> Markup:
@@ -28,7 +30,7 @@ def against_macs(points: Sequence[Point], width: int, metric: str) -> Markup:
     Parameters
     ----------
     points
-        The original first, where there is one, called "original".
+        The original first, where there is one.
     width
         Of the drawing, in pixels at its natural size.
     metric
@@ -65,7 +67,7 @@ def against_macs(points: Sequence[Point], width: int, metric: str) -> Markup:
         'text-anchor="middle">share of MACs kept, %</text>',
         f'<polyline class="before" points="{line}"/>',
     ]
-    number = 0
+    labelled: list[tuple[float, float]] = []
     for point in points:
         place = x(point.kept), y(point.value)
         if point.interval is not None:
@@ -75,9 +77,13 @@ def against_macs(points: Sequence[Point], width: int, metric: str) -> Markup:
                 f'y1="{low:.1f}" y2="{high:.1f}"/>'
             )
         text = f"{point.name}: {percent(point.kept)} of the MACs, {metric} {percent(point.value)}"
-        original = point.name == "original"
-        parts.append(circle("before" if original else "after", place, text, 5))
-        if not original:
-            number += 1
-            parts.append(f'<text x="{place[0] + 9:.1f}" y="{place[1] - 8:.1f}">{number}</text>')
+        parts.append(circle("before" if point.original else "after", place, text, 5))
+        if not point.original:
+            # numbers of points that lie on each other stand side by side
+            near = sum(math.dist(place, other) < 14 for other in labelled)
+            labelled.append(place)
+            parts.append(
+                f'<text x="{place[0] + 9 + 14 * near:.1f}" y="{place[1] - 8:.1f}">'
+                f"{len(labelled)}</text>"
+            )
     return Markup("".join([*parts, "</svg>"]))

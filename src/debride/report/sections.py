@@ -195,6 +195,7 @@ def _reasons(subject: Subject) -> Values | None:
             )
             for each in found
         ],
+        "titles": likeness.TITLES,
         "retrained": any(y["kind"] == "training" for each in found for y in each["yardsticks"]),
     }
 
@@ -204,7 +205,8 @@ def _faithfulness(subject: Subject) -> Values | None:
     found = [r for r in (subject.evidence.reasons or {}).values() if r["faithfulness"]]
     if not found:
         return None
-    return {"faithful": [(r, likeness.faithfulness(r)) for r in found]}
+    drawn = [(r, likeness.faithfulness(r)) for r in found]
+    return {"faithful": drawn, "titles": likeness.TITLES}
 
 
 @section("localisation", "Heatmaps and lesions")
