@@ -121,7 +121,8 @@ def test_evaluation_replaces_its_own_folder_and_no_other(
     line = "evaluate --data toy.npz --model base --trust --split val --no-speed --explain 1 --out"
     assert say(line, "seen")[0] == 0
     first = sorted(file.name for file in Path("seen").iterdir())
-    assert first == ["evidence.json", "heatmaps.safetensors", "report.html", "run.json"]
+    names = ["card.md", "evidence.json", "heatmaps.safetensors", "report.html", "run.json"]
+    assert first == names
     assert say(line, "seen")[0] == 0
 
     def fail(*_: object, **__: object) -> None:
