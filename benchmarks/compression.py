@@ -86,15 +86,28 @@ def written(results: dict[str, Any]) -> str:
             part = [row for row in rows if (row["network"], row["data"]) == (network, data)]
             picture = figure(part, f"{network}, {data}")
             write_atomic(DOCS / "figures" / name / f"{network}-{data}.svg", picture)
-        text += page(lines, f"figures/{name}", title, level=2).splitlines()
+        legend = name == next(iter(GRIDS))
+        text += page(lines, f"figures/{name}", title, level=2, legend=legend).splitlines()
         if len(places(lines)) > 1:
             text += ["", f"### {title}: mean of networks and data", "", *overall(lines)]
         hours = sum(cell["seconds"]["total"] for cell in grid["cells"]) / 3600
         done, all_ = len(grid["cells"]), len(grid["cells"]) + len(grid["missing"])
         text += ["", f"{done} of {all_} cells, {hours:.1f} hours of one core.", ""]
         if grid["missing"]:
-            text += [f"Not made yet: {', '.join(grid['missing'])}.", ""]
+            text += ["Not made yet:", "", *missing(grid["missing"]), ""]
     return "\n".join(text).rstrip() + "\n"
+
+
+def missing(names: list[str]) -> list[str]:
+    """List cells by what they have in common."""
+    studies: dict[str, list[str]] = {}
+    for name in names:
+        study, _, criterion = name.partition("/")
+        studies.setdefault(study, []).append(criterion)
+    alike: dict[str, list[str]] = {}
+    for study, criteria in studies.items():
+        alike.setdefault(", ".join(criteria), []).append(study)
+    return [f"- {', '.join(studies)}: {criteria}" for criteria, studies in alike.items()]
 
 
 def overall(lines: list[Line]) -> list[str]:

@@ -24,7 +24,7 @@ def test_the_page_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
     some = {"cells": timed, "missing": ["net-scans-2/good"]}
     page = written({"compression": some, "ablations": {"cells": [], "missing": ["a"]}})
     assert "3 of 4 cells, 1.5 hours of one core." in page
-    assert "Not made yet: net-scans-2/good." in page
+    assert "Not made yet:\n\n- net-scans-2: good\n" in page
     assert (tmp_path / "figures" / "compression" / "net-scans.svg").is_file()
 
 

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -158,3 +159,44 @@ def test_masks_of_another_shape_are_refused(images, labels):
 def test_short_columns_are_refused(batches):
     with pytest.raises(DebrideError, match="the column 'sex' has 3 values"):
         evaluate(Tiny(), batches, explain=0, speed=False, columns={"sex": ["f", "m", "f"]})
+
+
+def test_reasons_that_moved_further_than_under_noise_fail(copy_of_itself):
+    reasons = copy.deepcopy(copy_of_itself.reasons)
+    (method,) = reasons
+    for share, outcome in ((0.05, "pass"), (0.3, "warn"), (0.9, "fail")):
+        reasons[method]["yardsticks"][-1]["beyond"]["spearman"] = share
+        moved = replace(copy_of_itself, reasons=reasons)
+        assert outcomes(moved)["yardstick"] == outcome
+    # weak noise alone says nothing
+    reasons[method]["yardsticks"][-1]["beyond"]["spearman"] = 0.0
+    reasons[method]["yardsticks"][0]["beyond"]["spearman"] = 1.0
+    assert outcomes(replace(copy_of_itself, reasons=reasons))["yardstick"] == "pass"
+
+
+def test_accuracy_lost_under_corruption_alone_is_seen(copy_of_itself):
+    robust = copy.deepcopy(copy_of_itself.robustness)
+    curve = robust["corruptions"]["noise"]["model"]["balanced_accuracy"]
+    original = robust["corruptions"]["noise"]["original"]["balanced_accuracy"]
+    curve[:] = [value - 0.2 for value in original]
+    found = judge(replace(copy_of_itself, robustness=robust))
+    check = next(each for each in found["checks"] if each["name"] == "robustness")
+    assert (check["outcome"], check["of"]) == ("fail", "noise")
+    assert check["value"] == pytest.approx(0.2)
+    # what is lost on the clean images too is counted elsewhere
+    robust["clean_model"] = robust["clean_original"] - 0.2
+    found = judge(replace(copy_of_itself, robustness=robust))
+    check = next(each for each in found["checks"] if each["name"] == "robustness")
+    assert (check["outcome"], check["value"]) == ("pass", pytest.approx(0.0, abs=1e-9))
+
+
+def test_all_classes_that_collapse_are_named(copy_of_itself):
+    statistics = copy.deepcopy(copy_of_itself.statistics)
+    for figures, lost in zip(statistics["classes"], (0.3, 0.5, 0.0), strict=True):
+        change = figures["recall"]["change"]
+        figures["recall"]["change"] = {
+            **change, "value": -lost, "low": -lost - 0.01, "high": -lost + 0.01
+        }  # fmt: skip
+    found = judge(replace(copy_of_itself, statistics=statistics))
+    check = next(each for each in found["checks"] if each["name"] == "worst_class")
+    assert (check["outcome"], check["of"]) == ("fail", "b (also a)")

@@ -58,7 +58,13 @@ def places(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((line.network, line.data) for line in lines))
 
 
-def page(lines: Sequence[Line], figures: str, title: str = "Comparison", level: int = 1) -> str:
+def page(
+    lines: Sequence[Line],
+    figures: str,
+    title: str = "Comparison",
+    level: int = 1,
+    legend: bool = True,
+) -> str:
     """Write a Markdown page: for each network and data a figure and a table.
 
     Parameters
@@ -67,7 +73,7 @@ def page(lines: Sequence[Line], figures: str, title: str = "Comparison", level: 
         Folder of the figures, as the page names it.
     """
     mark = "#" * level
-    text = [f"{mark} {title}", "", *_LEGEND, ""]
+    text = [f"{mark} {title}", "", *(_LEGEND if legend else ()), ""]
     for network, data in places(lines):
         part = [line for line in lines if (line.network, line.data) == (network, data)]
         shown = _shown(sorted({b for line in part for b in line.losses}, reverse=True))

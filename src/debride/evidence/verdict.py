@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from debride.errors import DebrideError
@@ -47,8 +48,12 @@ class Limits:
         Share of the images that are decided differently.
     explanations
         1 − mean rank correlation of the heatmaps before and after.
+    yardstick
+        Share of the images whose heatmap moved further than all but 5 % did under the yardstick.
     localisation
         Share of the relevance lost that lay inside the lesion's mask.
+    robustness
+        Balanced accuracy lost under a corruption beyond what is lost on the same clean images.
 
     Examples
     --------
@@ -63,7 +68,9 @@ class Limits:
     subgroups: Limit = (0.06, 0.12)
     decisions: Limit = (0.10, 0.25)
     explanations: Limit = (0.50, 0.90)
+    yardstick: Limit = (0.10, 0.50)
     localisation: Limit = (0.05, 0.15)
+    robustness: Limit = (0.05, 0.15)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ class Verdict(TypedDict):
     unmeasured: list[str]
     """Checks for which nothing was measured."""
 
+
+ALSO = 3
+"""Further classes, columns or methods that a check names, at most."""
 
 Measured = Callable[["Evidence"], list[Harm]]
 Unit = Literal["points", "percent", "number"]
@@ -151,12 +161,14 @@ def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
             (OUTCOMES.index(_outcome(harm, (warn, fail))), harm.value, harm) for harm in harms
         ]
         place, _, worst = max(judged, key=lambda each: each[:2])
+        same = sorted((each for each in judged if each[0] == place), key=lambda each: -each[1])
+        also = [harm.of for _, _, harm in same if harm is not worst and place > 0][:ALSO]
         checks.append(
             Check(
                 name=name,
                 title=title,
                 unit=unit,
-                of=worst.of,
+                of=worst.of + (f" (also {', '.join(also)})" if also else ""),
                 outcome=OUTCOMES[place],
                 value=worst.value,
                 low=worst.low,
@@ -273,11 +285,43 @@ def explanations(evidence: Evidence) -> list[Harm]:
     return [] if found is None else [Harm(1 - found["spearman"]["mean"])]
 
 
+@check("heatmaps moved further than under noise", "percent")
+def yardstick(evidence: Evidence) -> list[Harm]:
+    """Share of the images whose heatmap moved beyond the yardstick, method by method.
+
+    The yardstick is the last: a second training where there is one, else the stronger noise.
+    """
+    return [
+        Harm(share, of=method)
+        for method, found in (evidence.reasons or {}).items()
+        if found["yardsticks"]
+        and (share := found["yardsticks"][-1]["beyond"]["spearman"]) is not None
+    ]
+
+
 @check("relevance that left the lesion", "points")
 def localisation(evidence: Evidence) -> list[Harm]:
     """Relevance that left the lesion."""
     found = evidence.localisation
     return [] if found is None else _lost(found["mass"])
+
+
+@check("accuracy lost under corruptions, beyond that on clean images", "points")
+def robustness(evidence: Evidence) -> list[Harm]:
+    """How much more is lost under a corruption than without it, on the mean of its severities."""
+    found = evidence.robustness
+    if found is None or (clean := found["clean_original"]) is None:
+        return []
+    lost = clean - found["clean_model"]
+    harms = []
+    for name, curves in found["corruptions"].items():
+        if curves["original"] is not None:
+            before, after = (
+                np.mean(curve["balanced_accuracy"])
+                for curve in (curves["original"], curves["model"])
+            )
+            harms.append(Harm(float(before - after) - lost, of=name))
+    return harms
 
 
 def _lost(figure: Compared, of: str = "") -> list[Harm]:
