@@ -21,7 +21,7 @@ def test_runs_stand_side_by_side(run, evidence):
     html = compare_runs([Run("half", run, evidence), Run("<tenth>", run, small)])
     page = Structure(html)
     said = text_of(html)
-    assert "1 half – 50.0 % 20.7 % 9.30 MB 93.1 % −1.1 monocyte −3.8 2.9 % 0.87" in said
+    assert "1 half – 50.0 % 20.7 % 9.30 MB 93.1 % −1.1 −3.8 monocyte 2.9 % 0.87" in said
     assert "2 &lt;tenth&gt; – 10.0 %" in said
     # the image, the original's heatmap, and one of each run
     assert len(page.all("img")) == 9 * 4
