@@ -78,6 +78,9 @@ def test_help_names_every_setting_with_its_default(
     words = " ".join(out.replace("│", " ").split())
     settings: type[Settings] = COMMANDS[command]
     for name, field in settings.model_fields.items():
+        if field.json_schema_extra["positional"]:
+            assert f"[{field.json_schema_extra['metavar']}]" in out
+            continue
         assert flag_of(name) in out
         if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words
@@ -166,7 +169,7 @@ IG = "prune --data toy.npz --model tinynet:make --out x --force --criterion ig"
         ("evaluate --data toy.npz --model base --trust --original gone", "gone"),
         ("explain --model base --trust --images gone --out x", "no file or folder 'gone'"),
         ("explain --model tinynet:make --images gone.png --out x", "gone.png"),
-        ("report --run gone", "no file 'gone/run.json'"),
+        ("report gone", "no file 'gone/run.json'"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(
@@ -282,7 +285,7 @@ def test_ctrl_c_says_what_is_kept(say: Say, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_debug_shows_the_traceback(say: Say) -> None:
-    code, _, err = say("report", "--run", "gone", "--debug")
+    code, _, err = say("report", "gone", "--debug")
     assert code == 2
     assert "Traceback" in err
     assert err.strip().splitlines()[-1].startswith("error: no file 'gone/run.json'")

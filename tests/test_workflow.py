@@ -121,7 +121,8 @@ def test_evaluation_replaces_its_own_folder_and_no_other(
     line = "evaluate --data toy.npz --model base --trust --split val --no-speed --explain 1 --out"
     assert say(line, "seen")[0] == 0
     first = sorted(file.name for file in Path("seen").iterdir())
-    assert first == ["evidence.json", "heatmaps.safetensors", "report.html", "run.json"]
+    names = ["card.md", "evidence.json", "heatmaps.safetensors", "report.html", "run.json"]
+    assert first == names
     assert say(line, "seen")[0] == 0
 
     def fail(*_: object, **__: object) -> None:
@@ -175,12 +176,36 @@ def test_explain_draws_one_png_per_image(half: Path, say: Say) -> None:
 
 def test_report_is_written_anew_from_the_folder(half: Path, say: Say) -> None:
     before = (half / "report.html").read_text()
+    card = (half / "card.md").read_text()
     (half / "report.html").unlink()
-    assert say("report", "--run", "half")[0] == 0
+    (half / "card.md").unlink()
+    assert say("report", "half")[0] == 0
     assert (half / "report.html").read_text() == before
-    code, _, err = say("report", "--run", "half", "--show-names", "--out", "named.html")
+    assert (half / "card.md").read_text() == card
+    code, _, err = say("report", "half", "--show-names", "--out", "named.html")
     assert code == 0, err
     assert Path("named.html").read_text() != before
+    assert Path("named.md").exists()
+    code, _, err = say("report", "half", "--out", "card.md")
+    assert (code, "give --out a file like page.html" in err) == (2, True)
+
+
+def test_runs_are_compared_on_one_page(half: Path, say: Say, tmp_path: Path) -> None:
+    copy = tmp_path / "tenth"
+    shutil.copytree(half, copy)
+    page = tmp_path / "page.html"
+    code, _, err = say("report", "half", copy, "--out", page)
+    assert code == 0, err
+    assert "2 runs compared" in page.read_text()
+    assert "2 tenth" in page.read_text()
+    run = json.loads((copy / "run.json").read_text())
+    run["data"]["sha256"] = "0" * 64
+    (copy / "run.json").write_text(json.dumps(run))
+    code, _, err = say("report", "half", copy, "--out", tmp_path / "other.html")
+    assert (code, "were measured on different images" in err) == (2, True)
+    assert not (tmp_path / "other.html").exists()
+    code, _, err = say("report")
+    assert (code, "give the folder of a finished run" in err) == (2, True)
 
 
 def test_a_damaged_run_is_one_sentence(half: Path, say: Say, tmp_path: Path) -> None:
@@ -188,10 +213,10 @@ def test_a_damaged_run_is_one_sentence(half: Path, say: Say, tmp_path: Path) -> 
     shutil.copytree(half, copy)
     run = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**run, "data": {}}))
-    code, _, err = say("report --show-names --run", copy)
+    code, _, err = say("report --show-names", copy)
     assert (code, "does not say which images these were" in err) == (2, True)
     (copy / "run.json").write_text("{}")
-    code, _, err = say("report --run", copy)
+    code, _, err = say("report", copy)
     assert (code, "run.json' is damaged: make the run again" in err) == (2, True)
 
 

@@ -302,9 +302,9 @@ def _plan_schema(
     schema(out)
 
 
-@command(ReportSettings, "Look", epilog="Example: debride report --run runs/half")
+@command(ReportSettings, "Look", epilog="Example: debride report runs/half runs/tenth")
 def report(settings: ReportSettings) -> None:
-    """Write report.html of a finished run anew."""
+    """Write the report and model card of a finished run anew, or compare several runs."""
     from debride.reporting import report as work
 
     work(settings)

@@ -52,6 +52,7 @@ def option(
     metavar: str,
     shown: str | None = None,
     many: bool = False,
+    positional: bool = False,
     **limits: Any,
 ) -> Any:
     """Describe a setting: its default, its line of help, its group and what it takes.
@@ -70,10 +71,13 @@ def option(
         The default in words, where the value itself says too little.
     many
         The flag may be given again and again.
+    positional
+        On the command line it stands without a flag.
     limits
         Passed to `pydantic.Field`, for example ``ge=1``.
     """
-    extra: dict[str, Any] = {"panel": panel, "metavar": metavar, "shown": shown, "many": many}
+    extra: dict[str, Any] = {"panel": panel, "metavar": metavar, "shown": shown}
+    extra |= {"many": many, "positional": positional}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 

@@ -20,7 +20,7 @@ from debride.files import check_free
 from debride.opening import Job, open_job
 from debride.options import pairs_of
 from debride.provenance import Stopwatch
-from debride.report import render
+from debride.report import pages
 from debride.reporting import names_of
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def evaluate(settings: EvaluateSettings) -> bool:
         results=history,
     )
     names = names_of(job.source, split) if settings.show_names else None
-    html = render(run, evidence, plan, show_names=settings.show_names, names=names)
-    write_findings(settings.out, plan=plan, run=run, evidence=evidence, report_html=html)
+    texts = pages(run, evidence, plan, show_names=settings.show_names, names=names)
+    write_findings(settings.out, plan=plan, run=run, evidence=evidence, texts=texts)
     screens.say("report", str(settings.out / "report.html"))
     return good

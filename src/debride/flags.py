@@ -61,6 +61,11 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         declaration = f"{flag}/--no-{flag[2:]}" if field.default else flag
     elif extra["many"]:
         kind = list[str]
+    if extra["positional"]:
+        argument = typer.Argument(
+            help=text, metavar=extra["metavar"], show_default=False, rich_help_panel=extra["panel"]
+        )
+        return _keyword(name, kind, argument)
     given = typer.Option(
         declaration,
         help=text,
@@ -68,6 +73,10 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         show_default=False,
         rich_help_panel=extra["panel"],
     )
+    return _keyword(name, kind, given)
+
+
+def _keyword(name: str, kind: Any, given: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

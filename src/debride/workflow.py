@@ -39,7 +39,7 @@ from debride.pruning import prune as cut_in_steps
 from debride.recovery import begin
 from debride.reference import check_strategy
 from debride.relevance.rules import rule_set
-from debride.report import render
+from debride.report import pages
 from debride.reporting import names_of
 from debride.resume import check_progress
 from debride.reviewing.showing import open_plan
@@ -352,7 +352,7 @@ def _write(
     curve: Curve | None = None,
 ) -> None:
     visited = out / UNFINISHED_POINTS
-    html = render(run, evidence, plan, show_names=bool(names), names=names or None)
+    texts = pages(run, evidence, plan, show_names=bool(names), names=names or None)
     write_bundle(
         out,
         job.network.model,
@@ -363,8 +363,7 @@ def _write(
         plan=plan,
         run=run,
         evidence=evidence,
-        report_html=html,
-        texts=None if curve is None else curve_files(curve, job.source.classes),
+        texts=texts if curve is None else texts | curve_files(curve, job.source.classes),
         points=visited if curve is not None and visited.is_dir() else None,
     )
 

@@ -229,7 +229,7 @@ def test_save_writes_what_prune_returns(tmp_path: Path):
 def test_a_run_takes_the_place_of_the_last_one_and_nothing_else(tmp_path: Path):
     spec = spec_of("torchvision:mobilenet_v3_small")
     model = used(spec)
-    folder = write(tmp_path / "run", model, spec, report_html="<p>old</p>")
+    folder = write(tmp_path / "run", model, spec, texts={"report.html": "<p>old</p>"})
     (folder / "notes.txt").write_text("mine")
     write(folder, model, spec)
     assert not (folder / "report.html").exists()

@@ -278,3 +278,20 @@ def test_damaged_evidence_is_named(batches, tmp_path):
         evidence.load_samples(tmp_path / "bad.safetensors")
     with pytest.raises(DebrideError, match="cannot read the heatmaps"):
         evidence.load_samples(tmp_path / "none.safetensors")
+
+
+def test_lesions_go_with_the_pictures_of_the_report(quick, explainer, tmp_path):
+    images = torch.rand(6, 1, 8, 8)
+    masks = torch.zeros(6, 8, 8)
+    masks[:4, 2:5, 3:7] = 3
+    batch = {"image": images, "label": torch.arange(6) % 3, "mask": masks}
+    evidence = evaluate(noisy(Tiny()), [batch], original=Tiny(), explain=6, explainer=explainer)
+    evidence.save_samples(tmp_path / "heatmaps.safetensors")
+    again = Evidence.from_dict(evidence.to_dict()).load_samples(tmp_path / "heatmaps.safetensors")
+    assert sorted(sample.index for sample in again.samples) == list(range(6))
+    for sample in again.samples:
+        if sample.index < 4:  # a changed decision or not
+            assert sample.mask.dtype == np.uint8
+            assert np.array_equal(sample.mask, masks[sample.index].numpy() != 0)
+        else:
+            assert sample.mask is None

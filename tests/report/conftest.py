@@ -7,7 +7,7 @@ import pytest
 
 from debride.evidence.evidence import Evidence
 
-from .made_up import make_evidence, make_plan, make_run
+from .made_up import make_evidence, make_plan, make_run, measure_whole
 
 
 @pytest.fixture
@@ -23,3 +23,8 @@ def run() -> dict[str, Any]:
 @pytest.fixture
 def plan() -> SimpleNamespace:
     return make_plan()
+
+
+@pytest.fixture(scope="session")
+def whole() -> Evidence:
+    return measure_whole()

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from debride.evidence import evaluate
 from debride.evidence.evidence import Cost, Evidence, Latency, Performance, Sample
 
 CLASSES = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
@@ -160,3 +163,24 @@ def make_plan() -> SimpleNamespace:
                 )
             )
     return SimpleNamespace(groups=tuple(groups))
+
+
+def measure_whole(seed: int = 1) -> Evidence:
+    """Measure two untrained networks beside each other, with lesions and subgroups."""
+    torch.manual_seed(0)
+    images = torch.rand(80, 1, 16, 16)
+    masks = torch.zeros(80, 16, 16)
+    masks[:, 4:10, 5:12] = 1
+    networks = []
+    for each in (0, seed):
+        torch.manual_seed(each)
+        networks.append(
+            nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * 49, 4)
+            )
+        )
+    batch = {"image": images, "label": torch.arange(80) % 4, "mask": masks}
+    return evaluate(
+        networks[1], [batch], original=networks[0], classes=CLASSES, speed=False, explain=16,
+        robustness=8, columns={"sex": ["f", "m"] * 30 + ["f"] * 10 + ["m"] * 10},
+    )  # fmt: skip

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _HASHED: tuple[Hashed, ...] = get_args(Hashed)
 _OURS = {
-    *_HASHED, "predict.py", "report.html", "curve.csv", "curve.svg", POINTS, UNFINISHED,
+    *_HASHED, "predict.py", "report.html", "card.md", "curve.csv", "curve.svg", POINTS, UNFINISHED,
     UNFINISHED_POINTS,
 }  # fmt: skip
 
@@ -106,7 +106,6 @@ def write_bundle(
     plan: Plan | None = None,
     run: Mapping[str, Any],
     evidence: Evidence | None = None,
-    report_html: str | None = None,
     texts: Mapping[str, str] | None = None,
     points: Path | None = None,
 ) -> None:
@@ -117,7 +116,7 @@ def write_bundle(
     spec
         How to build the network before `plan` is applied; None for the user's own.
     texts
-        Further files and what is in them.
+        Further files and what is in them, the report among them.
     points
         Folder of the networks that a search visited; it may be the one that is replaced.
 
@@ -133,7 +132,7 @@ def write_bundle(
         layout = write_tensors(model, stage / WEIGHTS)
         if plan is not None:
             (stage / PLAN).write_text(plan.to_json(), encoding="utf-8")
-        _write_findings(stage, run, evidence, report_html)
+        _write_findings(stage, run, evidence, texts)
         manifest = Manifest(
             spec=spec,
             network=f"{type(model).__module__}.{type(model).__qualname__}",
@@ -148,8 +147,6 @@ def write_bundle(
         content = manifest.model_dump(mode="json")
         content["sha256"][MANIFEST] = own_hash(content)
         _write_json(stage / MANIFEST, content)
-        for name, text in (texts or {}).items():
-            (stage / name).write_text(text, encoding="utf-8")
         if points is not None:
             shutil.copytree(points, stage / POINTS, copy_function=link_or_copy)
         # safetensors writes for the owner alone; the folder has one way of reading.
@@ -165,7 +162,7 @@ def write_findings(
     plan: Plan | None,
     run: Mapping[str, Any],
     evidence: Evidence,
-    report_html: str,
+    texts: Mapping[str, str],
 ) -> None:
     """Write what was measured, without a network, into a folder that is replaced at once.
 
@@ -177,7 +174,7 @@ def write_findings(
     folder = Path(folder)
     foreign = _foreign(folder)
     with staged_folder(folder) as stage:
-        _write_findings(stage, run, evidence, report_html)
+        _write_findings(stage, run, evidence, texts)
         if plan is not None:
             (stage / PLAN).write_text(plan.to_json(), encoding="utf-8")
         _copy(foreign, stage)
@@ -327,14 +324,17 @@ def _copy(entries: Sequence[Path], folder: Path) -> None:
 
 
 def _write_findings(
-    folder: Path, run: Mapping[str, Any], evidence: Evidence | None, report_html: str | None
+    folder: Path,
+    run: Mapping[str, Any],
+    evidence: Evidence | None,
+    texts: Mapping[str, str] | None,
 ) -> None:
     _write_json(folder / "run.json", dict(run))
     if evidence is not None:
         _write_json(folder / "evidence.json", evidence.to_dict())
         evidence.save_samples(folder / "heatmaps.safetensors")
-    if report_html is not None:
-        (folder / "report.html").write_text(report_html, encoding="utf-8")
+    for name, text in (texts or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _predict_script(spec: ModelSpec) -> str:

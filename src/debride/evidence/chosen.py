@@ -86,12 +86,12 @@ class Surest:
         self._kept: list[tuple[float, int, Candidate]] = []
         self._seen = 0
 
-    def offer(self, index: int, score: float, image: Tensor) -> None:
+    def offer(self, index: int, score: float, image: Tensor, mask: Tensor | None = None) -> None:
         """Show one image; it is copied if it is kept."""
         self._seen += 1
         if len(self._kept) == self._size and score <= self._kept[0][0]:
             return
-        heapq.heappush(self._kept, (score, -self._seen, _copied(index, 0, image, None)))
+        heapq.heappush(self._kept, (score, -self._seen, _copied(index, 0, image, mask)))
         if len(self._kept) > self._size:
             heapq.heappop(self._kept)
 

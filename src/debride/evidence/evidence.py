@@ -73,8 +73,9 @@ class Sample:
         Likeness of the two heatmaps; None without an original, or if a map is constant.
     slice
         The slice shown of a volume, along the first spatial axis; None for 2-D images.
-    image, before, after
-        (H, W) or (H, W, 3) uint8; (H, W) float32 relevance. None until `load_samples`.
+    image, before, after, mask
+        (H, W) or (H, W, 3) uint8; (H, W) float32 relevance; (H, W) uint8, 1 on the lesion, None
+        where no mask is known. All None until `load_samples`.
     """
 
     index: int
@@ -90,6 +91,7 @@ class Sample:
     image: npt.NDArray[np.uint8] | None = None
     before: npt.NDArray[np.float32] | None = None
     after: npt.NDArray[np.float32] | None = None
+    mask: npt.NDArray[np.uint8] | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
@@ -99,7 +101,7 @@ class Sample:
         return self.before_classes is not None and self.before_classes != self.after_classes
 
 
-_ARRAYS = ("image", "before", "after")
+_ARRAYS = ("image", "before", "after", "mask")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,7 +223,8 @@ class Evidence:
         for key, array in arrays.items():
             picture = key.endswith(".image")
             shape_fits = array.ndim == 2 or (picture and array.ndim == 3 and array.shape[2] == 3)
-            if not (shape_fits and array.dtype == (np.uint8 if picture else np.float32)):
+            kind = np.uint8 if picture or key.endswith(".mask") else np.float32
+            if not (shape_fits and array.dtype == kind):
                 raise DebrideError(
                     f"'{path}' does not hold heatmaps: '{key}' is {array.dtype} {array.shape}; "
                     "measure them again with debride evaluate"

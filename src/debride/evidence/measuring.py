@@ -339,6 +339,7 @@ def _explain(
                 image=picture(candidate.image if cut is None else candidate.image[:, cut]),
                 before=_plane(maps[0][at], cut) if compared else None,
                 after=_plane(maps[-1][at], cut),
+                mask=_mask(candidate, cut),
             )
         )
     summary = summarise(correlations[evenly], overlaps[evenly]) if compared else None
@@ -353,6 +354,14 @@ def _plane(heatmap: Tensor, cut: int | None) -> np.ndarray[Any, np.dtype[np.floa
         heatmap if cut is None else heatmap[cut]
     ).numpy()
     return plane
+
+
+def _mask(candidate: Candidate, cut: int | None) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    if candidate.mask is None or not candidate.mask.any():
+        return None
+    plane = candidate.mask if cut is None else candidate.mask[cut]
+    inside: np.ndarray[Any, np.dtype[np.uint8]] = (plane != 0).numpy().astype(np.uint8)
+    return inside
 
 
 def _number(value: Tensor) -> float | None:

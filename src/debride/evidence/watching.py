@@ -98,8 +98,8 @@ def watch(
         masks = _masks(batch, images)
         strata = truth.argmax(axis=1) if task == "multilabel" else truth
         for row, index in enumerate(places):
+            mask = None if masks is None else masks[row]
             if explain > 0:
-                mask = None if masks is None else masks[row]
                 even.offer(index, int(strata[row]), images[row], mask)
             if robustness > 0:
                 changing.offer(index, int(strata[row]), images[row])
@@ -107,7 +107,8 @@ def watch(
             _, differs = compare_decisions(probable[0], probable[1], truth, task)
             sure = sureness(probable[0], probable[1], task)
             for row in np.flatnonzero(differs).tolist():
-                changed.offer(places[row], float(sure[row]), images[row])
+                mask = None if masks is None else masks[row]
+                changed.offer(places[row], float(sure[row]), images[row], mask)
         labels.append(truth)
         for some, p in zip(outcomes, probable, strict=True):
             some.append(p)

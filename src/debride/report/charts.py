@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from debride.report.words import percent
 
@@ -63,11 +63,89 @@ def trajectory(
             for a, b in zip(before, after, strict=True)
         ),
         f'<polyline class="after" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in after)}"/>',
-        *(f'<circle class="before" cx="{a:.1f}" cy="{b:.1f}" r="4"/>' for a, b in before[1:]),
-        *(f'<circle class="after" cx="{a:.1f}" cy="{b:.1f}" r="4.5"/>' for a, b in after),
+        *(
+            circle(style, place, said_of(step, key, metric), radius)
+            for style, key, places, radius, first in (
+                ("before", "before_recovery", before, 4.0, 1),
+                ("after", "after_recovery", after, 4.5, 0),
+            )
+            for step, place in list(zip(history, places, strict=True))[first:]
+        ),
         "</svg>",
     ]
     return Markup("".join(drawing))
+
+
+def circle(style: str, place: tuple[float, float], said: str, radius: float) -> str:
+    """Draw a circle that says its values when it is pointed at."""
+    return (
+        f'<circle class="{style}" cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="{radius:g}">'
+        f"<title>{escape(said)}</title></circle>"
+    )
+
+
+def said_of(step: Mapping[str, Any], key: str, metric: str) -> str:
+    """Say what a point of a curve stands for."""
+    value = step[key]
+    kept = percent(float(step["macs_kept"]))
+    return f"{kept} of the MACs: {metric} {percent(value)}"
+
+
+PANEL = (240, 168)
+"""Width and height of a small drawing."""
+
+
+def panel(
+    title: str, series: Sequence[tuple[str, Sequence[float]]], along: Sequence[str]
+) -> Markup:
+    """Draw small curves of shares, 0 to 100 %, at equal distances.
+
+    Parameters
+    ----------
+    title
+        What is drawn, with its unit.
+    series
+        "before" for the original or "after" for the network, and its values.
+    along
+        What stands below each value, or nothing.
+
+    Returns
+    -------
+    Markup
+        An ``<svg>`` element.
+    """
+    width, height = PANEL
+    left, right, top, bottom = 38, 16, 28, 24
+    y = Axis(0.0, 1.0, height - bottom, top)
+    x = Axis(0, len(along) - 1, left, width - right)
+    names = {"before": "original", "after": "network"}
+    said = "; ".join(
+        f"{names[style]} from {tick(values[0])} to {tick(values[-1])}" for style, values in series
+    )
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: '
+        f'{escape(said)}">',
+        f'<text x="0" y="14">{escape(title)}</text>',
+        *(
+            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
+            f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{tick(t)}</text>'
+            for t in (0.0, 0.5, 1.0)
+        ),
+        *(
+            f'<text x="{x(t):.1f}" y="{height - 6}" text-anchor="middle">{escape(label)}</text>'
+            for t, label in enumerate(along)
+            if label
+        ),
+    ]
+    for style, values in series:
+        places = [(x(t), y(min(max(value, 0.0), 1.0))) for t, value in enumerate(values)]
+        line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+        parts.append(f'<polyline class="{style}" points="{line}"/>')
+        parts += [
+            circle(f"dot {style}", place, f"{names[style]} {tick(value)} %", 3)
+            for place, value in zip(places, values, strict=True)
+        ]
+    return Markup("".join([*parts, "</svg>"]))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from debride.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, tick
+from debride.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, circle, tick
 from debride.report.words import percent
 
 STYLE = (
@@ -125,8 +125,13 @@ def _panel(
         f'y2="{y(limit):.1f}"/>',
         f'<polyline class="after" points="{line}"/>',
         *(
-            f'<circle class="{"after" if point["good"] else "before"}" '
-            f'cx="{x(point["macs_kept"]):.1f}" cy="{y(value):.1f}" r="4.5"/>'
+            circle(
+                "after" if point["good"] else "before",
+                (x(point["macs_kept"]), y(value)),
+                f"step {point['step']}: {percent(point['macs_kept'])} of the MACs, "
+                f"{percent(value)}",
+                4.5,
+            )
             for point, value in known
         ),
         f'<circle class="chosen" cx="{x(chosen["macs_kept"]):.1f}" cy="{y(marked):.1f}" r="9"/>',

@@ -47,6 +47,7 @@ def change(found: Estimate | None) -> str:
 class CheckRow:
     """One check of the verdict, written out."""
 
+    name: str
     title: str
     outcome: str
     style: str
@@ -62,6 +63,19 @@ def checks(evidence: Evidence) -> list[CheckRow]:
     return [_row(check) for check in sorted(found, key=lambda c: order.index(c["outcome"]))]
 
 
+def counted(evidence: Evidence) -> str:
+    """Say how many checks came off how."""
+    found = [] if evidence.verdict is None else evidence.verdict["checks"]
+    said = []
+    for outcome, verb in (("fail", "fail"), ("warn", "warn"), ("pass", "pass")):
+        count = sum(check["outcome"] == outcome for check in found)
+        if count:
+            ending = ("es" if verb == "pass" else "s") if count == 1 else ""
+            said.append(f"{count} {verb}{ending}")
+    noun = "check" if len(found) == 1 else "checks"
+    return f"Of {len(found)} {noun}, {', '.join(said)}." if said else ""
+
+
 def _row(check: Check) -> CheckRow:
     unit = check["unit"]
 
@@ -75,6 +89,7 @@ def _row(check: Check) -> CheckRow:
         interval = f"{written(check['low'])} to {written(check['high'])}"
     title = check["title"][:1].upper() + check["title"][1:]
     return CheckRow(
+        name=check["name"],
         title=f"{title}: {check['of']}" if check["of"] else title,
         outcome=OUTCOMES[check["outcome"]],
         style=check["outcome"],

@@ -56,6 +56,39 @@ def overlay(image: npt.NDArray[np.uint8], relevance: Floats) -> npt.NDArray[np.u
     return mixed
 
 
+def outlined(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Draw the border of a mask: white inside of it, black outside, to be seen on any ground.
+
+    Parameters
+    ----------
+    pixels
+        (H, W, 3).
+    mask
+        (H, W), not zero inside.
+
+    Examples
+    --------
+    >>> mask = np.zeros((5, 5), np.uint8)
+    >>> mask[1:4, 1:4] = 1
+    >>> outlined(np.full((5, 5, 3), 9, np.uint8), mask)[2, :, 0]
+    array([  0, 255,   9, 255,   0], dtype=uint8)
+    """
+    inside = mask != 0
+    drawn = pixels.copy()
+    drawn[inside & _near(~inside)] = 255
+    drawn[~inside & _near(inside)] = 0
+    return drawn
+
+
+def _near(some: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Mark the pixels that touch one of some, above, below or beside."""
+    around = np.pad(some, 1)
+    near: npt.NDArray[np.bool_] = (
+        around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    )
+    return near
+
+
 def as_png(pixels: npt.NDArray[np.uint8]) -> str:
     """Give a PNG as a data URI."""
     buffer = io.BytesIO()

@@ -8,10 +8,17 @@ from markupsafe import Markup, escape
 
 from debride.evidence.likeness import Quantiles
 from debride.evidence.reasons import Reasons, Yardstick
-from debride.report.charts import Axis
+from debride.report.charts import Axis, panel
 from debride.report.words import number
 
 LEFT, RIGHT, TOP, ROW, BOTTOM = 116, 14, 26, 34, 40
+TITLES = {
+    "lrp": "LRP",
+    "dlb": "DL-Backtrace",
+    "ig": "Integrated gradients",
+    "gradcam": "Grad-CAM",
+}
+"""Names of methods for a reader; others are named as they are."""
 MEASURES = {
     "spearman": "Rank correlation",
     "ssim": "Structural similarity",
@@ -90,11 +97,13 @@ def boxes(reasons: Reasons, width: int, measure: str = "spearman") -> Markup:
 
 def _box(x: Axis, y: float, style: str, name: str, each: Quantiles) -> list[str]:
     q05, q25, q50, q75, q95 = (x(each[key]) for key in ("q05", "q25", "q50", "q75", "q95"))
+    said = f"{name}: median {number(each['q50'])}, half of the images between "
+    said += f"{number(each['q25'])} and {number(each['q75'])}"
     return [
         f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>',
         f'<line class="whisker {style}" x1="{q05:.1f}" x2="{q95:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
         f'<rect class="box {style}" x="{q25:.1f}" y="{y - 8:.1f}" '
-        f'width="{max(q75 - q25, 1):.1f}" height="16"/>',
+        f'width="{max(q75 - q25, 1):.1f}" height="16"><title>{escape(said)}</title></rect>',
         f'<line class="median {style}" x1="{q50:.1f}" x2="{q50:.1f}" y1="{y - 8:.1f}" '
         f'y2="{y + 8:.1f}"/>',
     ]
@@ -123,6 +132,25 @@ def headings_of(reasons: Reasons) -> list[str]:
     if reasons["likeness"] is None:
         return names
     return ["pruned", *names, *(f"beyond {name}" for name in names)]
+
+
+def faithfulness(reasons: Reasons) -> list[Markup]:
+    """Draw how the class fares while the most relevant pixels go, and come."""
+    found = reasons["faithfulness"]
+    if found is None:
+        return []
+    drawings = []
+    for title, key in (
+        ("pixels go: probability, %", "deletion_curve"),
+        ("pixels come: probability, %", "insertion_curve"),
+    ):
+        series = [("after", found["model"][key])]  # type: ignore[literal-required]
+        if found["original"] is not None:
+            series.insert(0, ("before", found["original"][key]))  # type: ignore[literal-required]
+        steps = len(series[0][1]) - 1
+        along = ["" if k % (steps // 2 or 1) else f"{100 * k // steps}" for k in range(steps + 1)]
+        drawings.append(panel(title, series, along))
+    return drawings
 
 
 def by_class(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from debride.evidence.calibration import Bin, Calibration
-from debride.report.charts import Axis, tick
+from debride.report.charts import Axis, circle, tick
 
 SIDE = 320
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 44
@@ -56,8 +56,13 @@ def reliability(original: Sequence[Bin] | None, model: Sequence[Bin], of: str) -
         f"probability of {escape(of)}, %</text>",
         f'<line class="was" {ends}/>',
         *(
-            f'<circle class="{style}" cx="{x(bin["confidence"]):.1f}" '
-            f'cy="{y(bin["frequency"]):.1f}" r="{2 + 6 * (bin["images"] / most) ** 0.5:.1f}"/>'
+            circle(
+                style,
+                (x(bin["confidence"]), y(bin["frequency"])),
+                f"{tick(bin['confidence'])} % sure, {tick(bin['frequency'])} % true, "
+                f"{bin['images']} images",
+                2 + 6 * (bin["images"] / most) ** 0.5,
+            )
             for style, bins in series
             for bin in bins
         ),

@@ -184,10 +184,20 @@ def tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
             (
                 "Explanations alike",
                 number(likeness["spearman"]["mean"]),
-                f"mean rank correlation, {whole(likeness['images'])} images",
+                f"mean rank correlation, {whole(likeness['images'])} images{_beside(evidence)}",
             )
         )
     return rows
+
+
+def _beside(evidence: Evidence) -> str:
+    """Say what slight noise in the image does to the original's own heatmaps."""
+    found = next(iter((evidence.reasons or {}).values()), None)
+    noise = found["yardsticks"][0] if found is not None and found["yardsticks"] else None
+    spread = noise["likeness"]["quantiles"]["spearman"] if noise is not None else None
+    if noise is None or spread is None or noise["kind"] != "noise":
+        return ""
+    return f"; slight noise alone: {number(spread['mean'])}"
 
 
 def share(kept: float) -> str:

@@ -41,7 +41,7 @@ class EvaluateSettings(EvidenceSettings, NetworkSettings, DataSettings):
     )
     out: Path | None = option(
         None,
-        "Folder for evidence.json and report.html.",
+        "Folder for evidence.json, report.html and card.md.",
         panel="Run",
         metavar="FOLDER",
         shown="only print",
@@ -57,10 +57,27 @@ class ReportSettings(Settings):
         panel="Evidence",
         metavar="",
     )
-    run: Path = option(..., "Folder of a finished run.", panel="Run", metavar="FOLDER")
-    out: Path | None = option(
-        None, "File to write.", panel="Run", metavar="FILE", shown="report.html in the run's folder"
+    runs: tuple[Path, ...] = option(
+        (),
+        "Folder of a finished run; several are compared on one page.",
+        panel="Run",
+        metavar="RUN...",
+        many=True,
+        positional=True,
     )
+    out: Path | None = option(
+        None,
+        "File to write; the model card of a single run stands beside it, with the ending .md.",
+        panel="Run",
+        metavar="FILE",
+        shown="report.html and card.md in the run's folder; comparison.html here",
+    )
+
+    @model_validator(mode="after")
+    def _a_run(self) -> Self:
+        if not self.runs:
+            raise ValueError("give the folder of a finished run, as in debride report runs/half")
+        return self
 
 
 class DemoSettings(Settings):
