@@ -124,6 +124,32 @@ def test_what_was_interrupted_goes_on(say: Say, trained: Path, monkeypatch: Any)
     )
 
 
+def test_an_unfinished_cell_of_other_settings_is_not_taken(
+    say: Say, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = {"criterion": "lrp", "one_shot": True}
+    line = f"compare --grid {_grid(trained, 'other', criteria={'shot': shot})} --out other --trust"
+    calls: list[Any] = []
+
+    def once(*given: Any, **more: Any) -> Any:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(more["macs"])
+        return prune(*given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("debride.comparing.cells.prune", once)
+        assert say(line)[0] == 130
+    assert calls == [(0.8,)]
+    _grid(trained, "other", criteria={"shot": {**shot, "reference": 4}})
+    code, _, err = say(line)
+    assert code == 2
+    assert "tiny-toy-0/shot' was made with reference 5, the grid says 4: delete it" in err
+    _grid(trained, "other", criteria={"shot": shot})
+    assert say(line)[0] == 0
+    assert len(_cell(trained, "other", "tiny-toy-0/shot")["points"]) == 4
+
+
 def test_a_cell_that_fails_leaves_the_others(say: Say, trained: Path) -> None:
     criteria = {"lrp": {}, "fine": {"criterion": "magnitude", "protect": ["nothing.*"]}}
     grid = _grid(trained, "failing", criteria=criteria)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,17 @@ def read_cell(cell: Cell) -> dict[str, Any] | None:
         stored, _ = dict(found["settings"]), found["points"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DebrideError(f"'{path}' is damaged ({error}): delete it to make it anew") from None
+    _check_settings(path, stored, cell)
+    return found
+
+
+def _check_settings(path: Path, stored: Mapping[str, Any], cell: Cell) -> None:
     for name, value in cell.settings.items():
         if stored.get(name) != value:
             raise DebrideError(
                 f"'{path}' was made with {name} {stored.get(name)}, the grid says {value}: delete "
                 "it, or call the criterion otherwise"
             )
-    return found
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -175,8 +179,11 @@ class _Visits:
     def __init__(self, cell: Cell, job: Job) -> None:
         self.cell, self.job = cell, job
         self.path = cell.prune.out / VISITS
-        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else []
-        self._points: dict[float, Point] = {point["budget"]: point for point in kept}
+        self._points: dict[float, Point] = {}
+        if self.path.is_file():
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            _check_settings(cell.prune.out, kept["settings"], cell)
+            self._points = {point["budget"]: point for point in kept["points"]}
         self.tuning = tuning_of(cell.prune)
 
     @property
@@ -205,7 +212,8 @@ class _Visits:
             if asked in self.cell.finetune_at:
                 point["finetuned"] = self._tuned(model, groups)
             self._points[asked] = point
-            write_atomic(self.path, json.dumps(self.points))
+            kept = {"settings": self.cell.settings, "points": self.points}
+            write_atomic(self.path, json.dumps(kept))
 
         return visit
 

@@ -15,6 +15,24 @@ HEIGHT = 276
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 30, 44
 
 
+def frame(x: Axis, y: Axis, width: int, above: str, *, ticks: int) -> list[str]:
+    """Draw the grid of a picture of MACs kept, with its numbers and what its axes say."""
+    return [
+        *(
+            f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
+            f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{tick(t)}</text>'
+            for t in y.ticks(5)
+        ),
+        *(
+            f'<text x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tick(t)}</text>'
+            for t in x.ticks(ticks)
+        ),
+        f'<text x="0" y="14">{above}</text>',
+        f'<text x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
+        'text-anchor="middle">share of MACs kept, %</text>',
+    ]
+
+
 def trajectory(
     history: Sequence[Mapping[str, Any]], width: int, metric: str = "balanced accuracy"
 ) -> Markup:
@@ -44,18 +62,7 @@ def trajectory(
     said = _in_words(history, metric)
     drawing = [
         f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{said}">',
-        *(
-            f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-            f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{tick(t)}</text>'
-            for t in y.ticks(5)
-        ),
-        *(
-            f'<text x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tick(t)}</text>'
-            for t in x.ticks(10 if width > 500 else 5)
-        ),
-        f'<text x="0" y="14">validation {metric}, %</text>',
-        f'<text x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
-        'text-anchor="middle">share of MACs kept, %</text>',
+        *frame(x, y, width, f"validation {metric}, %", ticks=10 if width > 500 else 5),
         f'<line class="was" x1="{LEFT}" x2="{width - RIGHT}" '
         f'y1="{after[0][1]:.1f}" y2="{after[0][1]:.1f}"/>',
         *(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from debride.evidence.intervals import Estimate
-from debride.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, circle, tick
+from debride.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, circle, frame
 from debride.report.words import percent
 
 
@@ -53,18 +53,7 @@ def against_macs(points: Sequence[Point], width: int, metric: str) -> Markup:
     parts = [
         f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(metric)}. '
         f'{escape(said)}">',
-        *(
-            f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-            f'<text x="{LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{tick(t)}</text>'
-            for t in y.ticks(5)
-        ),
-        *(
-            f'<text x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tick(t)}</text>'
-            for t in x.ticks(11 if width > 500 else 5)
-        ),
-        f'<text x="0" y="14">{escape(metric)}, %</text>',
-        f'<text x="{(LEFT + width - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
-        'text-anchor="middle">share of MACs kept, %</text>',
+        *frame(x, y, width, f"{escape(metric)}, %", ticks=11 if width > 500 else 5),
         f'<polyline class="before" points="{line}"/>',
     ]
     labelled: list[tuple[float, float]] = []
