@@ -18,7 +18,7 @@ from debride.pruning import prune
 
 def _grid(place: Path, name: str, **changes: Any) -> Path:
     grid = {
-        "networks": {"tiny": {"model": str(place / "base")}},
+        "networks": {"tiny": {"model": str(place.parent / "base")}},
         "data": {"toy": {"data": "toy.npz"}},
         "criteria": {"lrp": {}, "magnitude": {}},
         "budgets": [0.8, 0.5, 0.3],
@@ -37,7 +37,9 @@ def _cell(place: Path, out: str, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained(base: Path) -> Path:
-    return base.parent
+    place = base.parent / "compared"  # a folder of its own: other tests write beside it
+    place.mkdir()
+    return place
 
 
 def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
@@ -47,7 +49,7 @@ def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
         "tuned": {"criterion": "lrp", "finetune": 1, "finetune_at": [0.3]},
     }
     grid = _grid(trained, "gridded", criteria=criteria, seeds=[0, 1])
-    line = f"compare --grid {grid} --out gridded --trust"
+    line = f"compare --grid {grid} --out compared/gridded --trust"
     code, out, err = say(line)
     assert code == 0, err
     assert "6 of 6" in out
@@ -79,7 +81,7 @@ def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
 def test_networks_of_the_grid_are_trained_once_for_each_seed(say: Say, trained: Path) -> None:
     network = {"model": "tinynet:make", "epochs": 3, "lr": 0.02, "batch_size": 16}
     grid = _grid(trained, "fresh", networks={"fresh": network}, budgets=[0.5], seeds=[0, 1])
-    line = f"compare --grid {grid} --out fresh"
+    line = f"compare --grid {grid} --out compared/fresh"
     code, out, err = say(line)
     assert code == 0, err
     assert out.count("trained    fresh-toy") == 2
@@ -97,7 +99,7 @@ def test_networks_of_the_grid_are_trained_once_for_each_seed(say: Say, trained: 
 
 def test_what_was_interrupted_goes_on(say: Say, trained: Path, monkeypatch: Any) -> None:
     grid = _grid(trained, "halted")
-    line = f"compare --grid {grid} --out halted --trust"
+    line = f"compare --grid {grid} --out compared/halted --trust"
     steps: list[int] = []
 
     def interrupted(*given: Any, on_network: Any, **more: Any) -> Any:
@@ -117,7 +119,7 @@ def test_what_was_interrupted_goes_on(say: Say, trained: Path, monkeypatch: Any)
     assert code == 0, err
     assert steps[:5] == [0, 1, 2, 2, 3]
     straight = _grid(trained, "straight", criteria=["lrp"])
-    assert say(f"compare --grid {straight} --out straight --trust")[0] == 0
+    assert say(f"compare --grid {straight} --out compared/straight --trust")[0] == 0
     assert (
         _cell(trained, "halted", "tiny-toy-0/lrp")["points"]
         == _cell(trained, "straight", "tiny-toy-0/lrp")["points"]
@@ -128,7 +130,8 @@ def test_an_unfinished_cell_of_other_settings_is_not_taken(
     say: Say, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shot = {"criterion": "lrp", "one_shot": True}
-    line = f"compare --grid {_grid(trained, 'other', criteria={'shot': shot})} --out other --trust"
+    grid = _grid(trained, "other", criteria={"shot": shot})
+    line = f"compare --grid {grid} --out compared/other --trust"
     calls: list[Any] = []
 
     def once(*given: Any, **more: Any) -> Any:
@@ -153,7 +156,7 @@ def test_an_unfinished_cell_of_other_settings_is_not_taken(
 def test_a_cell_that_fails_leaves_the_others(say: Say, trained: Path) -> None:
     criteria = {"lrp": {}, "fine": {"criterion": "magnitude", "protect": ["nothing.*"]}}
     grid = _grid(trained, "failing", criteria=criteria)
-    code, out, err = say(f"compare --grid {grid} --out failing --trust")
+    code, out, err = say(f"compare --grid {grid} --out compared/failing --trust")
     assert code == 2
     assert "1 piece of work failed (tiny-toy-0/fine: " in err
     assert "what is done is kept" in err
@@ -163,7 +166,7 @@ def test_a_cell_that_fails_leaves_the_others(say: Say, trained: Path) -> None:
 
 def test_a_network_that_cannot_be_trained_takes_its_cells_along(say: Say, trained: Path) -> None:
     grid = _grid(trained, "untrained", networks={"none": {"model": "torchvision:resnet17"}})
-    code, _, err = say(f"compare --grid {grid} --out untrained")
+    code, _, err = say(f"compare --grid {grid} --out compared/untrained")
     assert code == 2
     assert "none-toy-0: " in err
     assert "resnet18" in err
@@ -181,7 +184,7 @@ def test_a_network_that_cannot_be_trained_takes_its_cells_along(say: Say, traine
 )
 def test_flags_that_mean_nothing(say: Say, trained: Path, flags: str, words: str) -> None:
     grid = _grid(trained, "flags")
-    code, _, err = say(f"compare --grid {grid} --out nowhere --trust {flags}")
+    code, _, err = say(f"compare --grid {grid} --out compared/nowhere --trust {flags}")
     assert code == 2
     assert words in err
     assert not (trained / "nowhere").exists()
@@ -191,7 +194,7 @@ def test_a_folder_of_somebody_else_is_left_alone(say: Say, trained: Path) -> Non
     grid = _grid(trained, "flags")
     (trained / "letters").mkdir()
     (trained / "letters" / "dear.txt").write_text("...")
-    code, _, err = say(f"compare --grid {grid} --out letters --trust")
+    code, _, err = say(f"compare --grid {grid} --out compared/letters --trust")
     assert code == 2
     assert "holds something that is not Debride's" in err
 
@@ -201,7 +204,7 @@ def test_a_damaged_cell_is_named(say: Say, trained: Path) -> None:
     path = trained / "damaged" / "cells" / "tiny-toy-0" / "lrp.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    code, _, err = say(f"compare --grid {grid} --out damaged --trust")
+    code, _, err = say(f"compare --grid {grid} --out compared/damaged --trust")
     assert code == 2
     assert "lrp.json' is damaged" in err
     assert "delete it to make it anew" in err
@@ -242,7 +245,9 @@ def test_cells_wait_for_their_network_and_others_do_not(trained: Path, monkeypat
 def test_two_processes_find_what_one_finds(say: Say, trained: Path) -> None:
     grid = _grid(trained, "two")
     for out, workers in (("one", 1), ("two", 2)):
-        code, _, err = say(f"compare --grid {grid} --out {out} --trust --workers {workers}")
+        code, _, err = say(
+            f"compare --grid {grid} --out compared/{out} --trust --workers {workers}"
+        )
         assert code == 0, err
     for name in ("tiny-toy-0/lrp", "tiny-toy-0/magnitude"):
         one, two = (_cell(trained, out, name)["points"] for out in ("one", "two"))
@@ -258,7 +263,7 @@ def test_ray_finds_what_one_process_finds(say: Say, trained: Path) -> None:
     pytest.importorskip("ray", reason="Ray is the optional extra 'ray'")
     grid = _grid(trained, "ray", criteria=["magnitude"])
     for out, flags in (("alone", ""), ("ray", "--ray")):
-        code, _, err = say(f"compare --grid {grid} --out {out} --trust {flags}")
+        code, _, err = say(f"compare --grid {grid} --out compared/{out} --trust {flags}")
         assert code == 0, err
     alone, ray = (_cell(trained, out, "tiny-toy-0/magnitude")["points"] for out in ("alone", "ray"))
     assert [p["test"]["accuracy"] for p in alone] == pytest.approx(
