@@ -6,7 +6,8 @@
     python benchmarks/compression.py --quick          # one small cell on drawn images, minutes
 
 It runs `debride compare` on benchmarks/ablations.yaml and benchmarks/compression.yaml. Each goes on
-where it was stopped; --collect runs nothing and reads what is there.
+where it was stopped; --collect runs nothing and reads what is there. Cells written down in the
+results stay until they are made anew: delete them there where the method has changed.
 """
 
 from __future__ import annotations
@@ -49,19 +50,27 @@ def run(grid: Path, out: Path, *flags: str) -> int:
 
 
 def collect(work: Path) -> dict[str, Any]:
-    """Read the finished cells of both grids, and the names of those that are missing."""
+    """Add the finished cells of both grids to those written down, and name what is missing."""
+    before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     found: dict[str, Any] = {}
     for name in GRIDS:
+        done = {called(cell): cell for cell in before.get(name, {"cells": []})["cells"]}
         cells = cells_of(read_grid(HERE / f"{name}.yaml"), work / name)
-        paths = {cell.name: cell.prune.out.with_suffix(".json") for cell in cells}
-        documents = {k: json.loads(p.read_text()) for k, p in paths.items() if p.is_file()}
-        for path in sorted((work / name).glob("cells/*/torch_pruning_*.json")):  # the peer's own
-            documents[f"{path.parent.name}/{path.stem}"] = json.loads(path.read_text())
+        paths = [cell.prune.out.with_suffix(".json") for cell in cells]
+        paths += sorted((work / name).glob("cells/*/torch_pruning_*.json"))  # the peer's own
+        for path in filter(Path.is_file, paths):
+            document = json.loads(path.read_text())
+            done[called(document)] = {key: document[key] for key in KEPT}
         found[name] = {
-            "cells": [{key: document[key] for key in KEPT} for document in documents.values()],
-            "missing": [name for name in paths if name not in documents],
+            "cells": list(done.values()),
+            "missing": [cell.name for cell in cells if cell.name not in done],
         }
     return found
+
+
+def called(cell: dict[str, Any]) -> str:
+    """Name a cell as `debride compare` does."""
+    return "{network}-{data}-{seed}/{criterion}".format(**cell)
 
 
 def written(results: dict[str, Any]) -> str:
