@@ -82,7 +82,7 @@ def test_the_budget_is_reached_in_steps() -> None:
     assert seen[-1].units_kept == pytest.approx(small.plan.units_kept, abs=1e-12)
 
 
-@pytest.mark.parametrize("recovery", ["batchnorm", "mean", "least_squares"])
+@pytest.mark.parametrize("recovery", ["batchnorm", "mean", "least_squares", "reconstruction"])
 def test_one_step_is_the_plan_applied_and_repaired_where_that_is_nearer(recovery: str) -> None:
     small = prune(_net(), DATA, DATA, steps=1, recovery=recovery, evidence=False)
     judge = Validation(_net(), DATA, None, torch.device("cpu"))

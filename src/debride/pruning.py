@@ -107,7 +107,7 @@ def prune(
     protect: Sequence[str] = (),
     residual_width: bool = False,
     latency_table: str | Path | None = None,
-    recovery: str | None = "least_squares",
+    recovery: str | None = "reconstruction",
     recovery_data: Iterable[Any] | None = None,
     finetune: FineTuning | int | None = None,
     finetune_data: Iterable[Any] | None = None,
@@ -176,8 +176,9 @@ def prune(
         Latencies to plan by instead of measuring; see `debride.planning.latency.table_cost`.
     recovery : str or None
         What is done after each step: ``"batchnorm"`` recalibrates, ``"mean"`` also corrects
-        biases, ``"least_squares"`` also gives readers the weights that best repeat their output.
-        It is kept where the outputs are nearer to the original's with it.
+        biases, ``"least_squares"`` also gives readers the weights that best repeat their output,
+        ``"reconstruction"`` gives them to every layer, on what the cut network itself reads. It
+        is kept where the outputs are nearer to the original's with it.
     recovery_data : iterable, optional
         Re-iterable training images for that, without need of labels; `reference` by default.
     finetune : FineTuning or int, optional

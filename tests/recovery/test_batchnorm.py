@@ -87,7 +87,7 @@ def test_single_images_are_taken_in_pairs() -> None:
 
 
 def test_recoveries_by_name() -> None:
-    assert recovery_names() == ("none", "batchnorm", "least_squares", "mean")
+    assert recovery_names() == ("none", "batchnorm", "least_squares", "mean", "reconstruction")
     net = _net()
     before = cast(Tensor, net[1].running_mean).clone()
     for name in (None, "none"):

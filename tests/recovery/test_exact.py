@@ -19,6 +19,8 @@ from debride.planning.plan import PlannedGroup
 from debride.pruning import Pruned
 from debride.recovery import begin
 from debride.recovery.least_squares import least_squares
+from debride.recovery.reconstruction import reconstruction
+from debride.recovery.registry import Beginning
 from debride.surgery.removal import narrow
 from planning import toys
 
@@ -135,16 +137,17 @@ def test_what_the_kept_units_can_say_is_repaired_exactly(name: str) -> None:
     ]
     wanted = net(unseen).detach()
 
-    def error(ridge: float | None) -> float:
+    def error(ridge: float | None, repair: Beginning = least_squares) -> float:
         small = copy.deepcopy(net)
         narrow(small, cut)
         if ridge is not None:
-            least_squares(net, groups, seen, device="cpu", ridge=ridge)(small, cut)
+            repair(net, groups, seen, device="cpu", ridge=ridge)(small, cut)
         return float((small(unseen) - wanted).detach().abs().max() / wanted.abs().max())
 
     assert error(None) > 0.05
     assert error(1e-12) < 1e-7
     assert error(1e-3) < 0.02 * error(None), "the ridge of every day holds back a little"
+    assert error(1e-12, reconstruction) < 1e-7
 
 
 def _constant(net: nn.Sequential, layer: int, units: slice) -> nn.Sequential:

@@ -208,11 +208,12 @@ def test_repair_brings_outputs_nearer_on_images_it_has_not_seen(name: str) -> No
     cut = [group.planned(range(0, group.units, 2)) for group in groups]
     before = copy.deepcopy(net.state_dict())
     errors = {}
-    for repair in ("none", "least_squares"):
+    for repair in ("none", "least_squares", "reconstruction"):
         small = copy.deepcopy(net)
         narrow(small, cut)
         begin(repair, net, groups, seen)(small, cut)
         errors[repair] = float((small(unseen) - net(unseen)).detach().pow(2).mean())
     assert errors["least_squares"] < 0.7 * errors["none"]
+    assert errors["reconstruction"] < 0.7 * errors["none"]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert not any(module._forward_pre_hooks for module in net.modules())

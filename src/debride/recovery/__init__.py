@@ -1,6 +1,6 @@
 """Recovery: what a network lost to surgery and can win back."""
 
-from debride.recovery import batchnorm, least_squares  # noqa: F401  (they register themselves)
+from debride.recovery import batchnorm, least_squares, reconstruction  # noqa: F401  (they register themselves)
 from debride.recovery.batchnorm import recalibrate
 from debride.recovery.registry import (
     Recovery,

@@ -28,6 +28,7 @@ def least_squares(
     *,
     device: str | torch.device,
     ridge: float = RIDGE,
+    kinds: type[nn.Module] = nn.Module,
 ) -> Recovery:
     """Give each layer that lost inputs the weights that best repeat its old output.
 
@@ -47,6 +48,8 @@ def least_squares(
     device : str or torch.device
     ridge : float
         λ as a fraction of the mean variance of what is kept.
+    kinds : type
+        Which layers; all that can be repaired by default.
 
     Returns
     -------
@@ -58,9 +61,9 @@ def least_squares(
     He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", eq. 1, in closed
     form and kept near the old weights.
     """
-    layers = _readers(original, groups)
-    moments = collect(original, layers, data, device)
-    normed = _normed(groups)
+    layers = [n for n in _readers(original, groups) if isinstance(original.get_submodule(n), kinds)]
+    moments = collect(original, layers, data, device) if layers else {}
+    normed = normed_layers(groups)
 
     def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
         for name, (gone, rows) in _lost(original, cut).items():
@@ -92,7 +95,7 @@ def mean_compensation(
     ----------
     Ye et al. 2018, "Rethinking the Smaller-Norm-Less-Informative Assumption", section 4.
     """
-    normed = _normed(groups)
+    normed = normed_layers(groups)
     layers = [
         name
         for name in _readers(original, groups)
@@ -177,7 +180,7 @@ def _own_bias(layer: nn.Module) -> Tensor:
     return bias
 
 
-def _normed(groups: Sequence[Group]) -> set[str]:
+def normed_layers(groups: Sequence[Group]) -> set[str]:
     """Name the layers that a batch norm follows, which is measured anew."""
     return {
         tap.layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -154,9 +154,9 @@ def collect(
         raise DebrideError("repair needs images: give training images")
 
     def watch(name: str, module: nn.Module, seen: Tensor) -> None:
-        wanted = max(PATCHES * _width(module), LEAST_PATCHES)
+        wanted = max(PATCHES * width(module), LEAST_PATCHES)
         most = min(math.ceil(wanted / images), POSITIONS)
-        patches = _patches(module, seen.detach(), generator, most)
+        patches = patches_of(module, seen.detach(), lambda count: drawn(count, most, generator))
         if name not in found:
             found[name] = Moments(patches.shape[1])
         found[name].add(patches)
@@ -198,7 +198,7 @@ def flat_weight(module: nn.Module) -> Tensor:
     return weight.detach().double().flatten(1)
 
 
-def _width(module: nn.Module) -> int:
+def width(module: nn.Module) -> int:
     """Return how many numbers a patch of a layer's input has."""
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -206,18 +206,27 @@ def _width(module: nn.Module) -> int:
     return weight.shape[0] if transposed else weight[0].numel()
 
 
-def _patches(module: nn.Module, seen: Tensor, generator: torch.Generator, most: int) -> Tensor:
-    """Draw (N, D) patches of what a layer reads, so many at most from each image."""
+def patches_of(module: nn.Module, seen: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """Return (N, D) patches of what a layer reads, of each image at the places that `draw` names.
+
+    Parameters
+    ----------
+    module : nn.Module
+    seen : Tensor
+        Its input.
+    draw : callable
+        Given the number of places of one image, those that are wanted.
+    """
     if isinstance(module, nn.Linear):
         rows = seen.reshape(seen.shape[0], -1, seen.shape[-1])
-        return rows[:, _drawn(rows.shape[1], most, generator, seen)].flatten(0, 1)
+        return rows[:, draw(rows.shape[1]).to(seen.device)].flatten(0, 1)
     assert isinstance(module, _ConvNd)
     spatial = len(module.kernel_size)
     if seen.ndim == spatial + 1:
         seen = seen.unsqueeze(0)
     if isinstance(module, _ConvTransposeNd):
         rows = seen.flatten(2).transpose(1, 2)
-        return rows[:, _drawn(rows.shape[1], most, generator, seen)].flatten(0, 1)
+        return rows[:, draw(rows.shape[1]).to(seen.device)].flatten(0, 1)
     padding: list[int] = list(module._reversed_padding_repeated_twice)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     seen = F.pad(seen, padding, mode=mode)
@@ -227,16 +236,17 @@ def _patches(module: nn.Module, seen: Tensor, generator: torch.Generator, most: 
     ):
         seen = seen.unfold(dim + 2, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
         counts.append(seen.shape[dim + 2])
-    chosen = _drawn(math.prod(counts), most, generator, seen)
+    chosen = draw(math.prod(counts)).to(seen.device)
     index: list[Any] = [slice(None), slice(None), *torch.unravel_index(chosen, counts)]
-    drawn = seen[tuple(index)]  # (B, C, N, *kernel)
-    return drawn.transpose(1, 2).flatten(0, 1).flatten(1)
+    found = seen[tuple(index)]  # (B, C, N, *kernel)
+    return found.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
-def _drawn(count: int, most: int, generator: torch.Generator, like: Tensor) -> Tensor:
+def drawn(count: int, most: int, generator: torch.Generator) -> Tensor:
+    """Draw at most so many of the places that there are."""
     if count <= most:
-        return torch.arange(count, device=like.device)
-    return torch.randperm(count, generator=generator)[:most].to(like.device)
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:most]
 
 
 def positions(layer: nn.Module, channels: Iterable[int]) -> Tensor:

@@ -67,7 +67,7 @@ def begin(
     Parameters
     ----------
     name : str or None
-        ``"batchnorm"``, ``"least_squares"``, ``"mean"`` or ``"none"``.
+        ``"batchnorm"``, ``"mean"``, ``"least_squares"``, ``"reconstruction"`` or ``"none"``.
     original : nn.Module
         The network before any cut; must stay as it is while the recovery is used.
     groups : sequence of Group

@@ -242,11 +242,12 @@ class PruneSettings(
         panel="Cutting",
         metavar="",
     )
-    recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
-        "least_squares",
+    recovery: Literal["batchnorm", "least_squares", "mean", "none", "reconstruction"] = option(
+        "reconstruction",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
         "batch-norm statistics anew; mean also corrects biases; least_squares also refits the "
-        "layers that lost inputs; or none. Kept where the outputs are nearer to the original's.",
+        "layers that lost inputs; reconstruction refits all layers, front to back, on what the cut "
+        "network reads; or none. Kept where the outputs are nearer to the original's.",
         panel="Cutting",
         metavar="NAME",
     )
@@ -334,11 +335,12 @@ class ApplySettings(
     plan: Path = option(
         ..., "The plan to apply: its file, or a run's folder.", panel="Cutting", metavar="PLAN"
     )
-    recovery: Literal["batchnorm", "least_squares", "mean", "none"] = option(
+    recovery: Literal["batchnorm", "least_squares", "mean", "none", "reconstruction"] = option(
         "batchnorm",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
         "batch-norm statistics anew; mean also corrects biases; least_squares also refits the "
-        "layers that lost inputs; or none.",
+        "layers that lost inputs; reconstruction refits all layers, front to back, on what the cut "
+        "network reads; or none.",
         panel="Cutting",
         metavar="NAME",
     )

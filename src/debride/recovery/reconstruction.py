@@ -1,0 +1,227 @@
+"""Reconstruction: front to back, each layer once more on what the cut network itself reads."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from debride.data.batches import unpack
+from debride.errors import DebrideError
+from debride.models.attention import opened
+from debride.models.state import named_modules, undisturbed
+from debride.planning.plan import Group, PlannedGroup, removed_positions
+from debride.recovery.batchnorm import recalibrate
+from debride.recovery.least_squares import least_squares, normed_layers
+from debride.recovery.moments import POSITIONS, drawn, patches_of, reads, width
+from debride.recovery.registry import Recovery, register_recovery
+
+RIDGE = 3e-2
+"""Of the mean square of what a layer reads: how firmly its weights stay where they were."""
+
+IMAGES = 1024
+"""Images of the sample at most."""
+
+PIXELS = 2**23
+"""Pixels of the sample at most: it goes through the network as one batch."""
+
+ROWS = 4096
+"""Patches wanted of each layer at least; of a wider one, two for each number in a patch."""
+
+
+@register_recovery("reconstruction")
+def reconstruction(
+    original: nn.Module,
+    groups: Sequence[Group],
+    data: Iterable[Any],
+    *,
+    device: str | torch.device,
+    ridge: float = RIDGE,
+) -> Recovery:
+    """Refit every layer to what the original's said, front to back, on what it now reads.
+
+    `least_squares` looks at the original's inputs alone. In the cut network each layer reads what
+    the layers before it made of the images, and small errors add up with depth. Here a sample of
+    images runs through the cut network once; each layer, when its turn comes, gets the weights
+    W + R X'ᵀ (X' X'ᵀ + λI)⁻¹, where X' is what it reads and R = Y − W X' what it would miss of the
+    original's output Y on the same images, and the run goes on with these. Each batch norm's
+    statistics are taken from the sample on the way, and from all images at the end. Transposed
+    convolutions are repaired by `least_squares`; grouped ones stay as they are.
+
+    Parameters are those of `least_squares`; `ridge` is λ as a fraction of the mean square of X'.
+
+    References
+    ----------
+    Zhang et al. 2015, "Accelerating Very Deep Convolutional Networks for Classification and
+    Detection", section 3.3 (asymmetric reconstruction), with a ridge.
+    """
+    transposed = least_squares(original, groups, data, device=device, kinds=_ConvTransposeNd)
+    images = _sample(data).to(device)
+    said = _outputs(original, images)
+    normed = normed_layers(groups)
+
+    def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
+        transposed(model, cut)
+        gone = removed_positions(cut)
+
+        def refit(name: str, layer: nn.Module, seen: Tensor) -> None:
+            outputs = said[name]
+            away = gone.get((name, "out"))
+            if away:
+                rows = [row for row in range(outputs.shape[1]) if row not in away]
+                outputs = outputs[:, torch.tensor(rows, device=outputs.device)]
+            patches = patches_of(layer, seen, _places(name, original.get_submodule(name), images))
+            fit(layer, patches, outputs, ridge, centred=name in normed)
+
+        _front_to_back(model, images, set(said), refit)
+        recalibrate(model, data, device=device)
+
+    return repair
+
+
+def fit(
+    layer: nn.Module, patches: Tensor, outputs: Tensor, ridge: float, *, centred: bool = False
+) -> None:
+    """Move a layer's weights, and its bias where it has one, towards given outputs, in place.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A convolution or linear layer.
+    patches : Tensor
+        (N, D), what it reads.
+    outputs : Tensor
+        (N, O), what it should say.
+    ridge : float
+        How firmly its weights stay, as a fraction of the patches' mean square.
+    centred : bool
+        Whether means need not fit, though there is no bias: a batch norm follows.
+
+    Examples
+    --------
+    >>> layer, patches = nn.Linear(2, 1), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> fit(layer, patches, torch.tensor([[1.0], [3.0], [2.0]]), 1e-6)
+    >>> [round(value, 3) for value in (*layer.weight[0].tolist(), layer.bias.item())]
+    [2.0, 1.0, 1.0]
+    """
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    old = weight.detach().flatten(1)
+    x, y = patches, outputs
+    if centred or isinstance(bias, Tensor):
+        x, y = x - x.mean(0), y - y.mean(0)
+    missed = y - x @ old.T
+    count, numbers = x.shape
+    tiny = torch.finfo(x.dtype).tiny
+    firm = ridge * float(x.square().mean().clamp(min=tiny)) * count
+    if numbers <= count:
+        moved = _solve(x.T @ x, x.T @ missed, firm).T
+    else:  # fewer patches than numbers in one: the same by way of their products
+        moved = _solve(x @ x.T, missed, firm).T @ x
+    new = old + moved
+    with torch.no_grad():
+        weight.copy_(new.view_as(weight))
+        if isinstance(bias, Tensor):
+            bias.copy_(outputs.mean(0) - new @ patches.mean(0))
+
+
+def _solve(products: Tensor, right: Tensor, firm: float) -> Tensor:
+    products.diagonal().add_(firm)
+    factor, failed = torch.linalg.cholesky_ex(products)
+    if not failed:
+        return torch.cholesky_solve(right, factor)
+    factor = torch.linalg.cholesky(products.double())  # nearly singular for the precision
+    return torch.cholesky_solve(right.double(), factor).to(right.dtype)
+
+
+def _sample(data: Iterable[Any]) -> Tensor:
+    """Return the first images, as many as may run through a network in one batch."""
+    found: list[Tensor] = []
+    wanted = IMAGES
+    for batch in data:
+        images = unpack(batch)[0]
+        wanted = max(1, min(IMAGES, PIXELS // max(1, math.prod(images.shape[2:]))))
+        found.append(images)
+        if sum(map(len, found)) >= wanted:
+            break
+    if not found:
+        raise DebrideError("repair needs images: give training images")
+    return torch.cat(found)[:wanted]
+
+
+def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return (N, O) of what each layer that ran once says at the places drawn."""
+    found: dict[str, list[Tensor]] = {}
+
+    def watch(name: str, layer: nn.Module, output: Tensor) -> None:
+        places = _places(name, layer, images)
+        if isinstance(layer, nn.Linear):
+            rows = output.detach().reshape(len(images), -1, output.shape[-1])
+        else:
+            rows = output.detach().flatten(2).transpose(1, 2)
+        chosen = rows[:, places(rows.shape[1]).to(rows.device)].flatten(0, 1)
+        found.setdefault(name, []).append(chosen)
+
+    handles = [
+        layer.register_forward_hook(
+            lambda layer, _, output, name=name: watch(name, layer, output)
+        )
+        for name, layer in named_modules(original)
+        if reads(layer) and not isinstance(layer, _ConvTransposeNd)
+    ]  # fmt: skip
+    _run(original, images, handles)
+    return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1}
+
+
+def _front_to_back(
+    model: nn.Module,
+    images: Tensor,
+    names: set[str],
+    refit: Callable[[str, nn.Module, Tensor], None],
+) -> None:
+    """Run the sample through a network, and let every layer be refitted before it runs."""
+    handles = [
+        module.register_forward_pre_hook(
+            lambda layer, inputs, name=name: refit(name, layer, inputs[0])
+        )
+        for name, module in named_modules(model)
+        if name in names
+    ]
+    handles += [
+        module.register_forward_pre_hook(lambda norm, inputs: _measure(norm, inputs[0]))
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    _run(model, images, handles)
+
+
+def _measure(norm: nn.Module, seen: Tensor) -> None:
+    """Take a batch norm's statistics from one batch."""
+    axes = [0, *range(2, seen.ndim)]
+    norm.get_buffer("running_mean").copy_(seen.mean(axes))
+    norm.get_buffer("running_var").copy_(seen.var(axes))
+
+
+def _run(model: nn.Module, images: Tensor, handles: Sequence[Any]) -> None:
+    try:
+        # opened, attention calls the layer that reads its heads, and the hook sees it
+        with undisturbed(model), opened(model), torch.no_grad():
+            model.eval()
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _places(name: str, layer: nn.Module, images: Tensor) -> Callable[[int], Tensor]:
+    """Draw places of each image, the same ones of the original and of the cut network."""
+    wanted = max(2 * width(layer), ROWS)
+    most = min(math.ceil(wanted / len(images)), POSITIONS)
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return lambda count: drawn(count, most, generator)

@@ -1,0 +1,158 @@
+"""Reconstruction against plain least squares, layer after layer, and against the symmetric one."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from debride.planning.groups import find_groups
+from debride.planning.plan import Member, PlannedGroup, Tap
+from debride.recovery import begin
+from debride.recovery.reconstruction import fit, reconstruction
+from debride.surgery.removal import narrow
+
+RIDGE = 0.05
+
+
+def _slow_fit(x: Tensor, y: Tensor, start: Tensor, ridge: float, *, centred: bool) -> Tensor:
+    """Weights near `start` that say y of x: one plain least-squares problem of stacked rows."""
+    if centred:
+        x, y = x - x.mean(0), y - y.mean(0)
+    firm = np.sqrt(ridge * float(x.square().mean()) * len(x))
+    rows = np.concatenate([x.numpy(), firm * np.eye(x.shape[1])])
+    goal = np.concatenate([y.numpy(), firm * start.T.numpy()])
+    return torch.from_numpy(np.linalg.lstsq(rows, goal, rcond=None)[0].T)
+
+
+@pytest.mark.parametrize("patches", [50, 5])  # more, and fewer, than numbers in one
+@pytest.mark.parametrize(("bias", "centred"), [(True, False), (False, True), (False, False)])
+def test_a_fit_is_the_ridge_solution(patches: int, bias: bool, centred: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 3, bias=bias).double()
+    start = layer.weight.detach().clone()
+    x = torch.randn(patches, 8, dtype=torch.float64) + 0.5
+    y = torch.randn(patches, 3, dtype=torch.float64) + 2
+    fit(layer, x, y, RIDGE, centred=centred)
+    expected = _slow_fit(x, y, start, RIDGE, centred=bias or centred)
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=0, atol=1e-9)
+    if bias:
+        left = y.mean(0) - expected @ x.mean(0)
+        torch.testing.assert_close(layer.bias.detach(), left, rtol=0, atol=1e-9)
+
+
+def test_patches_that_say_nothing_leave_the_weights() -> None:
+    layer = nn.Linear(4, 2)
+    before = layer.weight.detach().clone()
+    fit(layer, torch.ones(6, 4), torch.randn(6, 2), RIDGE)
+    assert torch.equal(layer.weight.detach(), before)
+
+
+def test_every_layer_is_fitted_on_what_the_layers_before_it_now_say() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3)
+    ).double()
+    images = torch.randn(40, 1, 6, dtype=torch.float64)
+    cut = [
+        PlannedGroup("0", "neuron", 9, (Member("0", "out"), Member("2", "in")), (Tap("0", "0"),),
+                     (0, 2, 3, 5, 8)),
+        PlannedGroup("2", "neuron", 7, (Member("2", "out"), Member("4", "in")), (Tap("2", "2"),),
+                     (1, 2, 4)),
+    ]  # fmt: skip
+    small = copy.deepcopy(net)
+    narrow(small, cut)
+    start = copy.deepcopy(small)
+    reconstruction(net, cut, [(images, None)], device="cpu", ridge=RIDGE)(small, cut)
+
+    x = whole = images[:, 0]
+    for place, kept in (("0", cut[0].keep), ("2", cut[1].keep), ("4", (0, 1, 2))):
+        whole = net.get_submodule(place)(whole).detach()
+        y = whole[:, list(kept)]
+        old = start.get_submodule(place).weight.detach()
+        weight = _slow_fit(x, y, old, RIDGE, centred=True)
+        bias = y.mean(0) - weight @ x.mean(0)
+        found = small.get_submodule(place)
+        torch.testing.assert_close(found.weight.detach(), weight, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.bias.detach(), bias, rtol=0, atol=1e-9)
+        x, whole = (x @ weight.T + bias).tanh(), whole.tanh()
+
+
+def test_a_convolution_before_a_batch_norm_is_fitted_up_to_its_mean() -> None:
+    torch.manual_seed(2)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4 * 25, 3),
+    ).double().eval()  # fmt: skip
+    images = torch.randn(30, 2, 5, 5, dtype=torch.float64)
+    groups = find_groups(net, images[:1]).groups
+    cut = [group.planned(range(0, group.units, 2)) for group in groups]
+    small = copy.deepcopy(net)
+    narrow(small, cut)
+    start = small[3].weight.detach().flatten(1).clone()
+    reconstruction(net, groups, [(images, None)], device="cpu", ridge=RIDGE)(small, cut)
+    x = small[2](small[1](small[0](images))).permute(0, 2, 3, 1).flatten(0, 2).detach()
+    y = net[:4](images)[:, ::2].permute(0, 2, 3, 1).flatten(0, 2).detach()
+    expected = _slow_fit(x, y, start, RIDGE, centred=True)
+    torch.testing.assert_close(small[3].weight.detach().flatten(1), expected, rtol=0, atol=1e-9)
+    # statistics are measured while the batch norms before use those of the batch
+    x = copy.deepcopy(small[:3]).train()(images).permute(0, 2, 3, 1).flatten(0, 2).detach()
+    mean = (x @ expected.T).mean(0)
+    torch.testing.assert_close(small[4].running_mean, mean, rtol=0, atol=1e-9)
+
+
+class Twice(nn.Module):
+    """One layer that runs twice, and one that never does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.shared, self.idle = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(self.shared(self.one(x)).relu())  # type: ignore[no-any-return]
+
+
+def test_a_layer_that_runs_twice_or_never_stays_as_it_was() -> None:
+    net = Twice().double()
+    groups = [PlannedGroup("one", "neuron", 6, (), (), tuple(range(6)))]
+    small = copy.deepcopy(net)
+    with torch.no_grad():
+        small.one.weight.mul_(0.5)
+    reconstruction(
+        net, groups, [torch.randn(20, 1, 4, dtype=torch.float64)], device="cpu", ridge=1e-9
+    )(small, groups)
+    torch.testing.assert_close(small.one.weight, net.one.weight, rtol=0, atol=1e-7)
+    for name in ("shared", "idle"):
+        assert torch.equal(small.get_submodule(name).weight, net.get_submodule(name).weight)  # type: ignore[arg-type]
+
+
+def _deep() -> nn.Module:
+    layers: list[nn.Module] = []
+    for inputs in (3, *[16] * 7):
+        layers += [nn.Conv2d(inputs, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+
+
+def test_errors_of_a_deep_network_add_up_less_than_with_least_squares() -> None:
+    torch.manual_seed(3)
+    net = _deep().double().eval()
+    data = [torch.randn(50, 3, 9, 9, dtype=torch.float64) for _ in range(4)]
+    begin("batchnorm", net, (), data)(net, ())
+    *seen, unseen = data
+    groups = find_groups(net, unseen[:1]).groups
+    cut = [group.planned(range(0, group.units, 2)) for group in groups]
+    before = copy.deepcopy(net.state_dict())
+    errors = {}
+    for name in ("batchnorm", "least_squares", "reconstruction"):
+        small = copy.deepcopy(net)
+        narrow(small, cut)
+        begin(name, net, groups, seen)(small, cut)
+        errors[name] = float((small(unseen) - net(unseen)).detach().square().mean())
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in small.modules())
+    assert errors["reconstruction"] < 0.7 * errors["least_squares"] < 0.7 * errors["batchnorm"]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
