@@ -336,7 +336,7 @@ class ApplySettings(
         ..., "The plan to apply: its file, or a run's folder.", panel="Cutting", metavar="PLAN"
     )
     recovery: Literal["batchnorm", "least_squares", "mean", "none", "reconstruction"] = option(
-        "batchnorm",
+        "reconstruction",
         "What repairs each cut, from up to 1024 training images without labels: batchnorm measures "
         "batch-norm statistics anew; mean also corrects biases; least_squares also refits the "
         "layers that lost inputs; reconstruction refits all layers, front to back, on what the cut "
