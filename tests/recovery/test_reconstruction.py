@@ -44,6 +44,21 @@ def test_a_fit_is_the_ridge_solution(patches: int, bias: bool, centred: bool) ->
         torch.testing.assert_close(layer.bias.detach(), left, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_group_of_a_grouped_convolution_is_fitted_for_itself(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 9, 2, groups=3, bias=bias).double()
+    start = layer.weight.detach().flatten(1).clone()
+    x = torch.randn(40, 6 * 4, dtype=torch.float64) + 0.5
+    y = torch.randn(40, 9, dtype=torch.float64)
+    fit(layer, x, y, RIDGE)
+    for part in range(3):
+        rows, columns = slice(3 * part, 3 * part + 3), slice(8 * part, 8 * part + 8)
+        expected = _slow_fit(x[:, columns], y[:, rows], start[rows], RIDGE, centred=bias)
+        found = layer.weight.detach().flatten(1)[rows]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
 def test_patches_that_say_nothing_leave_the_weights() -> None:
     layer = nn.Linear(4, 2)
     before = layer.weight.detach().clone()
@@ -156,3 +171,26 @@ def test_errors_of_a_deep_network_add_up_less_than_with_least_squares() -> None:
     assert errors["reconstruction"] < 0.7 * errors["least_squares"] < 0.7 * errors["batchnorm"]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("grouped", [4, 16])  # some to a group, and depthwise
+def test_grouped_convolutions_are_reconstructed(grouped: int) -> None:
+    torch.manual_seed(4)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=grouped, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 12, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
+    ).double().eval()  # fmt: skip
+    data = [torch.randn(50, 3, 9, 9, dtype=torch.float64) for _ in range(4)]
+    begin("batchnorm", net, (), data)(net, ())
+    *seen, unseen = data
+    groups = find_groups(net, unseen[:1]).groups
+    assert any(member.module == "3" for group in groups for member in group.members)
+    cut = [group.planned(range(0, group.units, 2)) for group in groups]
+    errors = {}
+    for name in ("none", "least_squares", "reconstruction"):
+        small = copy.deepcopy(net)
+        narrow(small, cut)
+        begin(name, net, groups, seen)(small, cut)
+        errors[name] = float((small(unseen) - net(unseen)).detach().square().mean())
+    assert errors["reconstruction"] < errors["least_squares"] < errors["none"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from debride.data.batches import unpack
 from debride.errors import DebrideError
@@ -19,7 +19,7 @@ from debride.models.state import named_modules, undisturbed
 from debride.planning.plan import Group, PlannedGroup, removed_positions
 from debride.recovery.batchnorm import recalibrate
 from debride.recovery.least_squares import least_squares, normed_layers
-from debride.recovery.moments import POSITIONS, drawn, patches_of, reads, width
+from debride.recovery.moments import POSITIONS, drawn, patches_of, width
 from debride.recovery.registry import Recovery, register_recovery
 
 RIDGE = 3e-2
@@ -32,7 +32,8 @@ PIXELS = 2**23
 """Pixels of the sample at most: it goes through the network as one batch."""
 
 ROWS = 4096
-"""Patches wanted of each layer at least; of a wider one, two for each number in a patch."""
+"""Patches wanted of each layer at least; of a wider one, two for each number in a patch, of a
+grouped one, whose patches are narrow and many, a quarter."""
 
 
 @register_recovery("reconstruction")
@@ -52,7 +53,7 @@ def reconstruction(
     W + R X'ᵀ (X' X'ᵀ + λI)⁻¹, where X' is what it reads and R = Y − W X' what it would miss of the
     original's output Y on the same images, and the run goes on with these. Each batch norm's
     statistics are taken from the sample on the way, and from all images at the end. Transposed
-    convolutions are repaired by `least_squares`; grouped ones stay as they are.
+    convolutions are repaired by `least_squares`.
 
     Parameters are those of `least_squares`; `ridge` is λ as a fraction of the mean square of X'.
 
@@ -93,9 +94,9 @@ def fit(
     Parameters
     ----------
     layer : nn.Module
-        A convolution or linear layer.
+        A convolution, grouped or not, or a linear layer.
     patches : Tensor
-        (N, D), what it reads.
+        (N, D), what it reads; of a grouped convolution the groups side by side.
     outputs : Tensor
         (N, O), what it should say.
     ridge : float
@@ -112,29 +113,30 @@ def fit(
     """
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
-    old = weight.detach().flatten(1)
-    x, y = patches, outputs
+    parts = int(getattr(layer, "groups", 1))
+    old = weight.detach().view(parts, weight.shape[0] // parts, -1)  # (G, O / G, D)
+    x, y = (each.view(len(each), parts, -1).transpose(0, 1) for each in (patches, outputs))
+    means = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
     if centred or isinstance(bias, Tensor):
-        x, y = x - x.mean(0), y - y.mean(0)
-    missed = y - x @ old.T
-    count, numbers = x.shape
+        x, y = x - means[0], y - means[1]
+    missed = y - x @ old.mT
     tiny = torch.finfo(x.dtype).tiny
-    firm = ridge * float(x.square().mean().clamp(min=tiny)) * count
-    if numbers <= count:
-        moved = _solve(x.T @ x, x.T @ missed, firm).T
+    firm = ridge * x.square().mean((1, 2)).clamp(min=tiny) * len(patches)
+    if x.shape[2] <= x.shape[1]:
+        moved = _solve(x.mT @ x, x.mT @ missed, firm).mT
     else:  # fewer patches than numbers in one: the same by way of their products
-        moved = _solve(x @ x.T, missed, firm).T @ x
+        moved = _solve(x @ x.mT, missed, firm).mT @ x
     new = old + moved
     with torch.no_grad():
-        weight.copy_(new.view_as(weight))
+        weight.copy_(new.reshape(weight.shape))
         if isinstance(bias, Tensor):
-            bias.copy_(outputs.mean(0) - new @ patches.mean(0))
+            bias.copy_((means[1] - means[0] @ new.mT).flatten())
 
 
-def _solve(products: Tensor, right: Tensor, firm: float) -> Tensor:
-    products.diagonal().add_(firm)
+def _solve(products: Tensor, right: Tensor, firm: Tensor) -> Tensor:
+    products.diagonal(dim1=-2, dim2=-1).add_(firm[:, None])
     factor, failed = torch.linalg.cholesky_ex(products)
-    if not failed:
+    if not failed.any():
         return torch.cholesky_solve(right, factor)
     factor = torch.linalg.cholesky(products.double())  # nearly singular for the precision
     return torch.cholesky_solve(right.double(), factor).to(right.dtype)
@@ -173,7 +175,7 @@ def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
             lambda layer, _, output, name=name: watch(name, layer, output)
         )
         for name, layer in named_modules(original)
-        if reads(layer) and not isinstance(layer, _ConvTransposeNd)
+        if isinstance(layer, nn.Linear | _ConvNd) and not isinstance(layer, _ConvTransposeNd)
     ]  # fmt: skip
     _run(original, images, handles)
     return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1}
@@ -221,7 +223,8 @@ def _run(model: nn.Module, images: Tensor, handles: Sequence[Any]) -> None:
 
 def _places(name: str, layer: nn.Module, images: Tensor) -> Callable[[int], Tensor]:
     """Draw places of each image, the same ones of the original and of the cut network."""
-    wanted = max(2 * width(layer), ROWS)
+    parts = int(getattr(layer, "groups", 1))
+    wanted = max(2 * width(layer), ROWS if parts == 1 else ROWS // 4)
     most = min(math.ceil(wanted / len(images)), POSITIONS)
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return lambda count: drawn(count, most, generator)
