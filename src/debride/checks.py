@@ -15,7 +15,7 @@ from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.evidence.state import frozen
 from debride.evidence.task import Performance, decide, performance
-from debride.models.outputs import Task, logits, probabilities
+from debride.models.outputs import Task, outputs_of, probabilities
 from debride.progress import track
 
 Z99 = 2.326
@@ -66,12 +66,12 @@ def check(
         Where there are no labelled images.
     """
     probable, truth = [], []
-    with frozen(model), torch.no_grad():
+    with frozen(model):
         for batch in track(data, f"checking on {split} images"):
             images, labels = unpack(batch)
             if labels is None:
                 raise DebrideError(f"the {split} images have no labels: nothing can be measured")
-            outputs = logits(model(images.to(device))).float().cpu()
+            outputs = outputs_of(model, images.to(device))
             if not bool(torch.isfinite(outputs).all()):
                 raise DebrideError(
                     "the network gives outputs that are not finite: check its weights, and "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.metrics import drop_bound, measure, read_metric
-from debride.models.outputs import Task, logits
+from debride.models.outputs import Task, outputs_of
 from debride.models.state import undisturbed
 from debride.timing import stopwatch
 
@@ -98,13 +98,13 @@ class Validation:
     def _run(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         scores: list[Tensor] = []
         truth: list[Tensor] = []
-        with undisturbed(model), torch.no_grad():
+        with undisturbed(model):
             model.eval()
             for batch in self.data:
                 images, labels = unpack(batch)
                 if labels is None:
                     raise DebrideError("the validation data have no labels")
-                scores.append(logits(model(images.to(self.device))).float().cpu())
+                scores.append(outputs_of(model, images.to(self.device)))
                 truth.append(labels.cpu())
         if not scores:
             raise DebrideError("the validation data are empty: give at least one image")

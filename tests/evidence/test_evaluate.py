@@ -81,6 +81,24 @@ def test_explanations_are_of_the_originals_class_on_an_even_sample(images, batch
         assert sample.image.shape == sample.before.shape == (8, 8)
 
 
+def test_heatmaps_of_the_sample_are_made_once(batches):
+    asked: Counter[str] = Counter()
+
+    def explain(model, images, targets):
+        asked[model.name] += len(images)
+        return gradient_times_input(model, images, targets)
+
+    original, model = Tiny(), Tiny()  # which decide alike, so that no more are shown
+    original.name, model.name = "original", "model"
+    evidence = evaluate(
+        model, batches, original=original, explain=9, explainer=explain, robustness=0, speed=False
+    )
+    assert asked == {"original": 9 + 2 * 9, "model": 9}  # and under the two noises of the yardstick
+    assert evidence.reasons["custom"]["likeness"]["quantiles"]["spearman"]["mean"] == pytest.approx(
+        1
+    )
+
+
 def test_identical_networks_agree_in_everything(batches, explainer):
     evidence = evaluate(
         Tiny(), batches, original=Tiny(), explain=9, explainer=explainer, speed=False

@@ -19,7 +19,7 @@ from debride.errors import DebrideError
 from debride.evidence.task import Performance, performance
 from debride.files import write_atomic
 from debride.finetuning import training_images, tuning_of
-from debride.models.outputs import logits, probabilities
+from debride.models.outputs import probable
 from debride.models.state import undisturbed
 from debride.opening import Job, open_job
 from debride.options import pairs_of, values_of
@@ -245,11 +245,11 @@ class _Visits:
 def measured(model: nn.Module, job: Job) -> Performance:
     """Measure a network on the images that results are reported on."""
     outcomes, labels, split = [], [], job.final_split
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model):
         model.eval()
         for batch in job.batches(split):
-            outputs = logits(model(batch["image"].to(job.network.device)))
-            outcomes.append(probabilities(outputs, job.task).double().cpu())
+            images = batch["image"].to(job.network.device)
+            outcomes.append(probable(model, images, job.task))
             labels.append(batch["label"])
     truth = torch.cat(labels).numpy()
     return performance(torch.cat(outcomes).numpy(), truth, job.task, job.source.classes, split)

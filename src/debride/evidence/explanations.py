@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from debride.errors import DebrideError
+from debride.evidence.blocks import Rows, dot, in_blocks, stacked
+from debride.evidence.ordering import largest, ranked
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images (B, C, *spatial), targets (B,)) -> relevance like the images.
@@ -106,35 +108,6 @@ def heatmaps(
     return torch.cat(maps)
 
 
-def ranks(maps: Tensor) -> Tensor:
-    """Rank the values of every map from 1 up, ties sharing their mean rank.
-
-    Parameters
-    ----------
-    maps
-        (B, *spatial).
-
-    Returns
-    -------
-    Tensor
-        (B, N) float64, N values a map.
-
-    Examples
-    --------
-    >>> ranks(torch.tensor([[10.0, 30.0, 10.0, 20.0]]))
-    tensor([[1.5000, 4.0000, 1.5000, 3.0000]], dtype=torch.float64)
-    """
-    values, order = maps.flatten(1).sort(dim=1)
-    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
-    edge = torch.ones_like(order[:, :1], dtype=torch.bool)
-    new = values[:, 1:] != values[:, :-1]
-    first = torch.where(torch.cat([edge, new], 1), place, 0).cummax(1).values
-    last = torch.where(torch.cat([new, edge], 1), place, values.shape[1] - 1)
-    last = last.flip(1).cummin(1).values.flip(1)
-    shared = (first + last).double() / 2 + 1
-    return torch.empty_like(shared).scatter_(1, order, shared)
-
-
 def spearman(first: Tensor, second: Tensor) -> Tensor:
     """Correlate the ranks of each pair of maps.
 
@@ -153,18 +126,16 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 9.0]]))
     tensor([1.], dtype=torch.float64)
     """
-    a, b = ranks(first), ranks(second)
-    a = a - a.mean(dim=1, keepdim=True)
-    b = b - b.mean(dim=1, keepdim=True)
-    scale = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
-    correlation = ((a * b).sum(dim=1) / scale).clamp(-1, 1)
+    products = in_blocks(_rank_products, first.flatten(1), second.flatten(1))
+    scale = (products[:, 0] * products[:, 1]).sqrt()
+    correlation = (products[:, 2] / scale).clamp(-1, 1)
     return torch.where(scale > 0, correlation, torch.nan)
 
 
 def top_overlap(first: Tensor, second: Tensor, share: float = 0.1) -> Tensor:
     """Give the share of the most relevant pixels of the first map that the second has too.
 
-    By chance it would be `share`.
+    By chance it would be `share`. Of equally relevant pixels the first count.
 
     Parameters
     ----------
@@ -186,10 +157,8 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.1) -> Tensor:
     """
     a, b = first.flatten(1), second.flatten(1)
     count = max(1, round(share * a.shape[1]))
-    marked = torch.zeros_like(a, dtype=torch.bool)
-    marked.scatter_(1, a.topk(count, dim=1).indices, True)
-    shared = marked.gather(1, b.topk(count, dim=1).indices)
-    return shared.double().mean(dim=1)
+    shared = in_blocks(lambda x, y: (largest(x, count) & largest(y, count)).sum(1), a, b)
+    return shared.double() / count
 
 
 def summarise(
@@ -207,6 +176,15 @@ def summarise(
         spearman=_spread(correlations[defined]),
         top10_overlap=_spread(overlaps[defined]),
     )
+
+
+def _rank_products(first: Rows, second: Rows) -> Rows:
+    """Give (B, 3) squared lengths of the ranks about their mean, and the product of the two."""
+    mean = (first.shape[1] + 1) / 2
+    a, b = ranked(first), ranked(second)
+    a -= mean
+    b -= mean
+    return stacked(dot(a, a), dot(b, b), dot(a, b))
 
 
 def _spread(values: Tensor) -> Spread:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from debride.evidence.likeness import Quantiles, quantiles
+from debride.evidence.ordering import places
 from debride.evidence.state import at_once
 from debride.models.outputs import Task, logits, probabilities
 
@@ -93,11 +94,9 @@ def faithfulness(
     (True, True)
     """
     batch = batch or at_once(model, images)
-    axes = list(range(2, images.ndim))
-    mean = images.mean(axes, keepdim=True).expand_as(images)
-    after = _watched(model, images, mean, maps, targets, task, steps, batch)
-    before = _watched(model, _blurred(images), images, maps, targets, task, steps, batch)
-    deletion, insertion = (torch.trapezoid(curve, dx=1 / steps, dim=1) for curve in (after, before))
+    curve = _watched(model, images, maps, targets, task, steps, batch)
+    before, after = curve[:, : steps + 1], curve[:, steps:]
+    deletion, insertion = (torch.trapezoid(some, dx=1 / steps, dim=1) for some in (after, before))
     of_deletion, of_insertion = quantiles(deletion), quantiles(insertion)
     assert of_deletion is not None
     assert of_insertion is not None
@@ -113,32 +112,33 @@ def faithfulness(
 
 def _watched(
     model: nn.Module,
-    begin: Tensor,
-    end: Tensor,
+    images: Tensor,
     maps: Tensor,
     targets: Tensor,
     task: Task,
     steps: int,
     batch: int,
 ) -> Tensor:
-    """Give (B, steps + 1) probabilities while pixels of `begin` become those of `end`."""
-    place = begin.device
-    order = maps.to(place).flatten(1).argsort(dim=1, descending=True)
-    pixels = order.shape[1]
-    rank = order.argsort(dim=1).reshape(len(maps), 1, *maps.shape[1:])
-    counts = torch.linspace(0, pixels, steps + 1, device=place).round()
-    image, step = torch.meshgrid(
-        torch.arange(len(begin), device=place), torch.arange(steps + 1, device=place), indexing="ij"
+    """Give (B, 2 steps + 1) probabilities on the way from the blurred image to the mean.
+
+    The whole image is in the middle, the last step of insertion and the first of deletion.
+    """
+    axes = list(range(2, images.ndim))
+    ways = torch.stack(
+        [_blurred(images), images, images.mean(axes, keepdim=True).expand_as(images)]
     )
+    rank = places(-maps).to(images.device).reshape(len(maps), 1, *maps.shape[1:])
+    counts = torch.linspace(0, rank[0].numel(), steps + 1, device=images.device).round()
+    pairs = torch.cartesian_prod(torch.arange(len(images)), torch.arange(2 * steps + 1))
     found = []
-    pairs = torch.stack([image.flatten(), step.flatten()])
-    for some, at in torch.split(pairs, batch, dim=1):
-        replaced = rank[some] < counts[at].reshape(-1, *[1] * (begin.ndim - 1))
+    for image, step in (part.to(images.device).T for part in torch.split(pairs, batch)):
+        half = (step > steps).long()
+        gone = rank[image] < counts[step - steps * half].reshape(-1, *[1] * (images.ndim - 1))
         with torch.no_grad():
-            outputs = logits(model(torch.where(replaced, end[some], begin[some])))
-        chosen = probabilities(outputs.float(), task).gather(1, targets.to(place)[some, None])
+            outputs = logits(model(torch.where(gone, ways[half + 1, image], ways[half, image])))
+        chosen = probabilities(outputs.float(), task).gather(1, targets.to(image)[image, None])
         found.append(chosen[:, 0].double().cpu())
-    return torch.cat(found).reshape(len(begin), steps + 1)
+    return torch.cat(found).reshape(len(images), -1)
 
 
 def _blurred(images: Tensor) -> Tensor:

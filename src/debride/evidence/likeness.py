@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
+from debride.evidence.blocks import Rows, dot, double, in_blocks, like
 from debride.evidence.explanations import spearman, top_overlap
 
 WINDOW = 7
 """Pixels a side of the window that structures are compared in; less where an image is smaller."""
 PLACES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Quantiles(TypedDict):
@@ -74,18 +74,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     >>> ssim(a, 2 * a)
     tensor([1.], dtype=torch.float64)
     """
-    a, b = (maps.double() / _largest(maps).double() for maps in (first, second))
-    spatial = a.shape[1:]
-    side = [min(WINDOW, size) for size in spatial]
-    count = int(np.prod(side))
-    moments = torch.stack([a, b, a * a, b * b, a * b], dim=1)
-    mean_a, mean_b, aa, bb, ab = POOLS[len(spatial)](moments, side, stride=1).unbind(1)
-    unbiased = count / (count - 1) if count > 1 else 1.0
-    var_a, var_b = unbiased * (aa - mean_a**2), unbiased * (bb - mean_b**2)
-    shared = unbiased * (ab - mean_a * mean_b)
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # values span 2
-    alike = (2 * mean_a * mean_b + c1) * (2 * shared + c2)
-    return (alike / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).flatten(1).mean(1)
+    return in_blocks(_structure, first, second)
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -106,9 +95,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
     tensor([0.7071], dtype=torch.float64)
     """
-    a, b = first.flatten(1).double(), second.flatten(1).double()
-    lengths = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return ((a * b).sum(1) / lengths).clamp(-1, 1)
+    return in_blocks(_angle, first.flatten(1), second.flatten(1))
 
 
 def top_iou(first: Tensor, second: Tensor, share: float = 0.1) -> Tensor:
@@ -205,8 +192,66 @@ def is_flat(maps: Tensor) -> Tensor:
     return flat.amax(1) == flat.amin(1)
 
 
-def _largest(maps: Tensor) -> Tensor:
-    return maps.flatten(1).abs().amax(1).reshape(-1, *[1] * (maps.ndim - 1))
+def _structure(first: Rows, second: Rows) -> Rows:
+    """Compare (B, *spatial) maps window by window; a mean is a sum over `count` pixels."""
+    spatial = first.shape[1:]
+    sides = [min(WINDOW, size) for size in spatial]
+    count = float(np.prod(sides))
+    unbiased = count / max(1.0, count - 1)
+    c1, c2 = (count * 0.01 * 2) ** 2, (count * 0.03 * 2) ** 2 / unbiased  # values span 2
+    a, b = _scaled(first), _scaled(second)
+    product, squares = a * b, a * a + b * b
+    a, b, product, squares = (_summed(each, spatial, sides) for each in (a, b, product, squares))
+    both, own = a * b, a * a + b * b
+    product *= count
+    product -= both
+    squares *= count
+    squares -= own
+    alike = (2 * both + c1) * (2 * product + c2)
+    alike /= (own + c1) * (squares + c2)
+    return alike @ like(alike, _inside(spatial, sides)[: alike.shape[1]])
+
+
+def _inside(spatial: Sequence[int], sides: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Weigh the pixels where windows begin that do not leave the map: one in all."""
+    inside = np.zeros(spatial)
+    inside[tuple(slice(size - side + 1) for size, side in zip(spatial, sides, strict=True))] = 1
+    weights: npt.NDArray[np.float64] = inside.ravel() / inside.sum()
+    return weights
+
+
+def _scaled(maps: Rows) -> Rows:
+    """Divide each map by its largest absolute value, and make it a row."""
+    rows = double(maps).reshape(len(maps), -1)
+    largest = abs(rows).argmax(1)
+    return rows / abs(rows[range(len(rows)), largest])[:, None]
+
+
+def _summed(rows: Rows, spatial: Sequence[int], sides: Sequence[int]) -> Rows:
+    """Sum the window that begins at each pixel; sums that leave the map mean nothing.
+
+    Axis by axis, each by sums of 1, 2, 4, … neighbours. Windows run on over the edges, because
+    whole rows are summed faster than their inner parts.
+    """
+    for axis, side in enumerate(sides):
+        stride = int(np.prod(spatial[axis + 1 :]))
+        length = rows.shape[1] - (side - 1) * stride
+        total, done, size = None, 0, 1
+        while size <= side:
+            if side & size:
+                part = rows[:, done * stride :][:, :length]
+                total = part if total is None else total + part
+                done += size
+            if 2 * size <= side:
+                rows = rows[:, : -size * stride] + rows[:, size * stride :]
+            size *= 2
+        rows = total
+    return rows
+
+
+def _angle(first: Rows, second: Rows) -> Rows:
+    a, b = double(first), double(second)
+    return (dot(a, b) / (dot(a, a) * dot(b, b)) ** 0.5).clip(-1, 1)
 
 
 def _centre(maps: Tensor) -> Tensor:

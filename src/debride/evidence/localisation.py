@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from debride.evidence.blocks import Rows, double, in_blocks, stacked
 from debride.evidence.intervals import Compared, compared, means
+from debride.evidence.ordering import largest
 from debride.resampling import RESAMPLES
 
 LARGEST = 0.9
@@ -63,24 +65,7 @@ def scores(maps: Tensor, masks: Tensor) -> Tensor:
     >>> scores(maps, torch.tensor([[[1, 0], [1, 0]]])).tolist()
     [[0.75, 0.5, 1.0, 1.0]]
     """
-    flat, inside = maps.flatten(1).double(), masks.flatten(1) != 0
-    positive = flat.clamp(min=0)
-    total, sizes = positive.sum(dim=1), inside.sum(dim=1)
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    # of the n most relevant pixels, so many are inside
-    hits = inside.gather(1, order).cumsum(dim=1)
-    top = max(1, round(TOP * flat.shape[1]))
-    found = torch.stack(
-        [
-            (positive * inside).sum(dim=1) / total,
-            hits.gather(1, (sizes - 1).clamp(min=0)[:, None])[:, 0] / sizes,
-            hits[:, 0].double(),
-            hits[:, top - 1] / top,
-        ],
-        dim=1,
-    )
-    defined = (total > 0) & (sizes > 0)
-    return torch.where(defined[:, None], found, torch.nan)
+    return in_blocks(_scored, maps.flatten(1), masks.flatten(1))
 
 
 def localisation(
@@ -135,3 +120,19 @@ def localisation(
         pointing=pointing,
         top=top,
     )
+
+
+def _scored(rows: Rows, masks: Rows) -> Rows:
+    inside = masks != 0
+    size = inside.sum(1)
+    counted, top = size.clip(1)[:, None], max(1, round(TOP * rows.shape[1]))
+    positive = double(rows.clip(0))
+    total = positive.sum(1)
+    found = stacked(
+        (positive * inside).sum(1) / total,
+        double((largest(rows, counted) & inside).sum(1)) / counted[:, 0],
+        double(inside[range(len(rows)), rows.argmax(1)]),
+        double((largest(rows, top) & inside).sum(1)) / top,
+    )
+    found[(total <= 0) | (size == 0)] = np.nan
+    return found

@@ -156,9 +156,9 @@ def evaluate(
         seen = watch(networks, data, task, classes, split, explain, robustness, seed, place)
         p, labels, task = seen.probabilities, seen.labels, seen.task
         samples: tuple[Sample, ...] = ()
-        explanations, located = None, None
+        explanations, located, maps = None, None, None
         if explain > 0:
-            samples, explanations, located = _explain(
+            samples, explanations, located, maps = _explain(
                 networks, seen, explain, explainer or lrp_explainer(rules), place, seed
             )
             if explanations is not None and explainer is None:
@@ -169,7 +169,8 @@ def evaluate(
         else:
             named = usual_methods(networks, example[:1]) if methods is None else methods
             explainers = {method: explainer_of(method, rules) for method in named}
-        reasons = _reasons(networks, second, seen, explainers, rules, place, seed)
+        known = {"lrp" if explainer is None else "custom": maps} if maps else {}
+        reasons = _reasons(networks, second, seen, explainers, rules, known, place, seed)
         robust = _robustness(networks, seen, explainers, scale, place, seed)
         costs = [_cost(network, example) for network in networks]
         timing = measure_speed(model, example, original=original) if speed else None
@@ -228,6 +229,7 @@ def _reasons(
     seen: Seen,
     explainers: Mapping[str, Explainer],
     rules: str,
+    known: Mapping[str, Sequence[Tensor]],
     place: torch.device,
     seed: int,
 ) -> dict[str, Reasons] | None:
@@ -244,6 +246,7 @@ def _reasons(
         classes=len(seen.classes),
         second=second,
         rules=rules,
+        known=known,
         seed=seed,
     )
 
@@ -295,8 +298,11 @@ def _explain(
     explainer: Explainer,
     place: torch.device,
     seed: int,
-) -> tuple[tuple[Sample, ...], Explanations | None, Localisation | None]:
-    """Compare heatmaps on the even sample; show some of them and some changed decisions."""
+) -> tuple[tuple[Sample, ...], Explanations | None, Localisation | None, list[Tensor] | None]:
+    """Compare heatmaps on the even sample; show some of them and some changed decisions.
+
+    The heatmaps of the even sample are given too, where all were made.
+    """
     compared = len(networks) == 2
     masks = [candidate.mask for candidate in seen.even if candidate.mask is not None]
     changed = seen.changed[:SHOWN_CHANGED]
@@ -346,7 +352,8 @@ def _explain(
     located = None
     if masks and len(masks) == len(evenly):
         located = localisation([some[evenly] for some in maps], torch.stack(masks), seed=seed)
-    return tuple(samples), summary, located
+    whole = [some[evenly] for some in maps] if len(evenly) == len(seen.even) else None
+    return tuple(samples), summary, located, whole
 
 
 def _plane(heatmap: Tensor, cut: int | None) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -94,6 +94,7 @@ def measure_reasons(
     classes: int,
     second: nn.Module | None = None,
     rules: str | None = None,
+    known: Mapping[str, Sequence[Tensor]] | None = None,
     seed: int = 0,
 ) -> dict[str, Reasons]:
     """Explain images with every method, and hold what changed against the yardsticks.
@@ -114,6 +115,8 @@ def measure_reasons(
         A second training of the original, for a yardstick of its own.
     rules
         LRP's rule set.
+    known
+        Heatmaps of the images that are there already: by method, of each network.
     seed
         Of the noise.
 
@@ -138,7 +141,7 @@ def measure_reasons(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images.shape, generator=generator).to(images.device)
     noisy = [images + level * spread * noise for level in NOISE]
-    original, model = networks[0], networks[-1]
+    original = networks[0]
     found: dict[str, Reasons] = {}
     for method, explain in track(explainers.items(), "comparing the reasons", len(explainers)):
 
@@ -147,8 +150,8 @@ def measure_reasons(
         ) -> Tensor:
             return heatmaps(network, some, targets, explain, batch_size=at_once(network, some))
 
-        before = maps_of(original)
-        after = maps_of(model) if len(networks) == 2 else before
+        there = (known or {}).get(method) or [maps_of(network) for network in networks]
+        before, after = there[0], there[-1]
         likeness = compare(before, after) if len(networks) == 2 else None
         yardsticks = [
             _yardstick(compare(before, maps_of(original, some)), likeness, level)

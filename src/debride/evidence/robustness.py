@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
@@ -13,8 +12,8 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from debride.evidence.corruptions import Corruption, corruptions
 from debride.evidence.explanations import Explainer, heatmaps, spearman
 from debride.evidence.state import at_once
-from debride.evidence.task import Array, Labels, performance
-from debride.models.outputs import Task, logits, probabilities
+from debride.evidence.task import Labels, performance
+from debride.models.outputs import Task, probable
 from debride.progress import track
 
 EXPLAINED = 32
@@ -143,6 +142,24 @@ def measure_robustness(
         So many of the first images are explained.
     seed
         Of the noise.
+
+    Returns
+    -------
+    Robustness
+        Curves by corruption; and which were left out, and why.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(1, 2)).eval()
+    >>> net[2].weight.data, net[2].bias.data = torch.tensor([[0.0], [1]]), torch.tensor([0.5, 0])
+    >>> images = torch.tensor([0.25, 0.9]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8)  # dark, bright
+    >>> labels = torch.tensor([0, 1])
+    >>> found = measure_robustness(
+    ...     [net], images, labels.numpy(), labels, None, task="multiclass",
+    ...     classes=("dark", "bright"), scale=Scale((0.0,), (1.0,)),
+    ... )
+    >>> found["corruptions"]["brightness"]["model"]["balanced_accuracy"]
+    [1.0, 1.0, 1.0, 1.0, 0.5]
     """
     scale = scale or Scale.seen_in(images)
     volumes = images.ndim == 5
@@ -161,7 +178,8 @@ def measure_robustness(
         return heatmaps(networks[which], given, targets[some], explain, batch_size=batches[which])
 
     def accuracy(which: int, changed: Tensor) -> float:
-        outcome = _probabilities(networks[which], changed, batches[which], task)
+        parts = torch.split(changed, batches[which])
+        outcome = torch.cat([probable(networks[which], part, task) for part in parts]).numpy()
         return performance(outcome, labels, task, names, "")["balanced_accuracy"]
 
     order = range(len(networks))
@@ -196,13 +214,6 @@ def measure_robustness(
         corruptions=found,
         left_out=left_out,
     )
-
-
-def _probabilities(network: nn.Module, images: Tensor, batch: int, task: Task) -> Array:
-    with torch.no_grad():
-        outputs = [logits(network(part)).float().cpu() for part in torch.split(images, batch)]
-    values: Array = np.asarray(probabilities(torch.cat(outputs), task).double())
-    return values
 
 
 def _moved(

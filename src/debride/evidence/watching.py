@@ -15,7 +15,7 @@ from debride.errors import DebrideError
 from debride.evidence.changed import LISTED, sureness
 from debride.evidence.chosen import Candidate, Reservoir, Surest
 from debride.evidence.task import Array, Labels, compare_decisions
-from debride.models.outputs import Task, logits, probabilities, task_of
+from debride.models.outputs import Task, outputs_of, probabilities, task_of
 from debride.progress import track
 
 
@@ -79,9 +79,8 @@ def watch(
                 f"the batches of the {split} split have no labels: give (images, labels) "
                 "or dicts with 'image' and 'label'"
             )
-        with torch.no_grad():
-            on_device = images.to(place)
-            outputs = [logits(network(on_device)).float().cpu() for network in networks]
+        on_device = images.to(place)
+        outputs = [outputs_of(network, on_device) for network in networks]
         if example is None:
             example = images[:16].clone()
             width = outputs[-1].shape[1]

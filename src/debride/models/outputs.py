@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from debride.errors import DebrideError
 
@@ -81,6 +81,29 @@ def first_tensor(output: Any) -> Tensor | None:
             if found is not None and found.dim() > 0:
                 return found
     return None
+
+
+def outputs_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Give a network's logits ``(B, K)`` of a batch: float32, on the CPU, without gradients.
+
+    Examples
+    --------
+    >>> outputs_of(torch.nn.Flatten(), torch.zeros(4, 1, 3)).shape
+    torch.Size([4, 3])
+    """
+    with torch.no_grad():
+        return logits(model(images)).float().cpu()
+
+
+def probable(model: nn.Module, images: Tensor, task: Task) -> Tensor:
+    """Give a network's probabilities ``(B, classes)`` of a batch: float64, on the CPU.
+
+    Examples
+    --------
+    >>> probable(torch.nn.Flatten(), torch.zeros(1, 1, 2), "multiclass")
+    tensor([[0.5000, 0.5000]], dtype=torch.float64)
+    """
+    return probabilities(outputs_of(model, images), task).double()
 
 
 def task_of(outputs: int, classes: int, multilabel: bool) -> Task:

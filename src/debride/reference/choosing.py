@@ -15,7 +15,7 @@ from debride.data.batches import check_repeatable, unpack
 from debride.data.splits import positives
 from debride.errors import DebrideError
 from debride.models.features import last_layer, reading
-from debride.models.outputs import Task, logits, probabilities
+from debride.models.outputs import Task, probable
 from debride.models.state import undisturbed
 from debride.progress import track
 from debride.reference.registry import Floats, Integers, Members, strategy_of
@@ -171,7 +171,7 @@ class _Seen:
             self.model.eval()
             with reading(self.model, last_layer(self.model, example)) as read:
                 for batch in track(self.data, "looking at training images"):
-                    found = logits(self.model(unpack(batch)[0].to(self.device)))
-                    outputs.append(probabilities(found.float(), self.task).double().cpu())
+                    images = unpack(batch)[0].to(self.device)
+                    outputs.append(probable(self.model, images, self.task))
                     features.append(read().double().cpu())
         return torch.cat(outputs).numpy(), torch.cat(features).numpy()
