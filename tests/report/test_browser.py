@@ -1,6 +1,6 @@
 """The pages in a real browser: no errors, nothing wider than the screen, sorting and filters.
 
-Needs ``pip install debride[browser]`` and Chromium, of the system or from ``playwright install``.
+``make browser`` gets what it needs: Playwright, and Chromium of the system or of Playwright.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from debride.report import Run, compare_runs, render
 
 from .made_up import make_evidence, measure_whole
 
-api = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install debride[browser]"
-)
+api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")
 pytestmark = pytest.mark.slow
 WIDTHS = (360, 768, 1280)
 TOO_WIDE = """[...document.querySelectorAll("body *")].filter(each =>
@@ -37,7 +35,7 @@ def browser() -> Iterator[Any]:
                 args=["--no-sandbox"],  # the only page is our own; containers have no sandbox
             )
         except api.Error:
-            pytest.skip("no browser: install Chromium, or run 'playwright install chromium'")
+            pytest.skip("there is no Chromium: make browser")
         yield started
         started.close()
 
