@@ -127,13 +127,13 @@ def verdict(evidence: Evidence) -> list[str]:
     images = f"{whole(evidence.images)} {_plural(evidence.images, 'image')}"
     if was is None or before is None:
         return [
-            f"{macs[1]} {macs[2]} an image, {params[1]} {params[2]}.",
+            f"{macs[1]}\u00a0{macs[2]} an image, {params[1]}\u00a0{params[2]}.",
             f"Measured alone on the {evidence.split} split ({images}): there is no original "
             "to compare with.",
         ]
     kept = now["macs"] / max(was["macs"], 1)
     sentences = [
-        f"Arithmetic for one image: {macs[0]} → {macs[1]} {macs[2]} ({percent(kept)}); "
+        f"Arithmetic for one image: {macs[0]} → {macs[1]}\u00a0{macs[2]} ({percent(kept)}); "
         f"{params[0]} → {params[1]}\u00a0{params[2]}.",
         f"{_capital(name)} on the {evidence.split} split ({images}): {percent(before)} → "
         f"{percent(after)} ({points(after, before)}\u00a0points).",
