@@ -50,6 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {
         "full": render(run, whole, make_plan()),
         "old": render(run, make_evidence(classes=long), make_plan()),
+        "pair": compare_runs([Run(f"run-{k}", run, whole) for k in range(2)]),
         "compared": compare_runs([Run(f"run-{k}", run, whole) for k in range(4)]),
     }
     for name, text in texts.items():
@@ -82,6 +83,17 @@ def test_a_page_fits_every_screen_and_has_no_errors(
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     assert page.locator("svg:not([aria-label])").count() == 0
     assert page.locator("th:not([scope])").count() == 0
+    assert errors == []
+    page.close()
+
+
+def test_two_runs_are_compared_without_scrolling_to_the_side(
+    browser: Any, files: dict[str, Path]
+) -> None:
+    page, errors = opened(browser, files["pair"], 360)
+    for name in ("Verdicts", "Classes"):
+        region = page.locator(f".scroll[aria-label='{name}']")
+        assert region.evaluate("each => each.scrollWidth - each.clientWidth") == 0
     assert errors == []
     page.close()
 
