@@ -84,3 +84,15 @@ def test_where_nothing_was_lost_no_class_is_named(evidence, capsys):
     assert findings.checks(replace(evidence, verdict=verdict))[0].title == "Heatmaps moved"
     screens.show_verdict(verdict)
     assert "cyst" not in capsys.readouterr().out
+
+
+def test_a_gain_that_chance_explains_is_not_announced_as_one(whole):
+    was, now = whole.performance["original"], whole.performance["model"]
+    gained = {**now, "balanced_accuracy": was["balanced_accuracy"] + 0.05}
+    better = {**whole.performance, "model": gained}
+    for low, said in ((-0.054, "+5.0 points (−5.4 to +15.6)"), (0.01, "and 5.0 points more")):
+        change = {"value": 0.05, "low": low, "high": 0.156}
+        estimates = {**whole.statistics["balanced_accuracy"], "change": change}
+        statistics = {**whole.statistics, "balanced_accuracy": estimates}
+        found = words.headline(replace(whole, performance=better, statistics=statistics))
+        assert said in found.replace("\u00a0", " ")

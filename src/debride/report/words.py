@@ -128,6 +128,11 @@ def headline(evidence: Evidence) -> str:
     difference = round((after - before) * 100, 1)
     if difference == 0:
         return f"{work}, the same {name}"
+    measured = evidence.statistics and evidence.statistics["balanced_accuracy"]["change"]
+    if difference > 0 and measured and name == "balanced accuracy" and measured["low"] <= 0:
+        # a gain that chance explains is not announced as one
+        low, high = (points(measured[end], 0.0) for end in ("low", "high"))
+        return f"{work}, {name} {points(after, before)}\u00a0points ({low} to {high})"
     if difference > 0:
         return f"{work}, and {difference:.1f}\u00a0points more {name}"
     return f"{work} for {-difference:.1f}\u00a0points of {name}"
