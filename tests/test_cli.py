@@ -169,7 +169,14 @@ IG = "prune --data toy.npz --model tinynet:make --out x --force --criterion ig"
         ("evaluate --data toy.npz --model base --trust --original gone", "gone"),
         ("explain --model base --trust --images gone --out x", "no file or folder 'gone'"),
         ("explain --model tinynet:make --images gone.png --out x", "gone.png"),
-        ("report gone", "no file 'gone/run.json'"),
+        ("report gone", "no folder 'gone': check RUN"),
+        ("report toy.npz", "'toy.npz' is a file: give the folder of a run"),
+        ("prune --data base --model base --trust --out x", "base' holds a network, no images"),
+        ("prune --data toy.npz --model base/model.safetensors --out x", "is a file: give --model"),
+        (
+            "prune --data toy.npz --model tinynet:make --out x",
+            "its weights are random: give --weights, or as --model the folder of a trained",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(
@@ -288,4 +295,4 @@ def test_debug_shows_the_traceback(say: Say) -> None:
     code, _, err = say("report", "gone", "--debug")
     assert code == 2
     assert "Traceback" in err
-    assert err.strip().splitlines()[-1].startswith("error: no file 'gone/run.json'")
+    assert err.strip().splitlines()[-1].startswith("error: no folder 'gone'")

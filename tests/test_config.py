@@ -83,6 +83,10 @@ def test_missing_file(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"macs": "1.5"}, "--macs cannot be '1.5': input should be less than 1"),
+        ({"macs": "50"}, r"less than 1 \(for 50 % write 0.5\)$"),
+        ({"macs": "50%"}, r"valid number \(for 50 % write 0.5\)$"),
+        ({"max_drop": "2"}, r"\(for 2 % write 0.02\)$"),
+        ({"macs": "0"}, "greater than 0$"),
         ({"macs": "0.5", "ratio": "0.5"}, "--macs and --ratio are both given"),
         ({"mean": "0.5"}, "--mean and --std go together"),
         ({"mean": "0.5", "std": "0"}, "--std must be above 0"),

@@ -285,6 +285,22 @@ def test_nifti_has_the_axes_of_viewers(volumes: str, say: Say) -> None:
     assert float(colour.dataobj[3, 0, 0, 1]) == flat[1, 0, 3]
 
 
+def test_a_volume_from_nifti_is_explained_like_the_same_from_an_array(
+    volumes: str, say: Say
+) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="NIfTI needs nibabel, of the extra 'medical'")
+    done(say(f"{volumes} --out cube-npz"))
+    with np.load("cubes.npz") as file:
+        cube = file["test_images"][0]
+    # stored to the right and the front, as most programs do
+    stored = nibabel.Nifti1Image(cube.swapaxes(0, 2)[::-1, ::-1], np.eye(4))
+    nibabel.save(stored, "scan.nii.gz")
+    line = volumes.replace("--data cubes.npz", "--images scan.nii.gz --classes 0,1")
+    done(say(f"{line} --show-names --out cube-nifti"))
+    found = np.load("cube-nifti/001-scan.lrp.npy")
+    assert np.array_equal(found, np.load("cube-npz/001.lrp.npy"))
+
+
 def test_without_nibabel_a_sentence_says_how_to_get_it(
     base: Path, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:

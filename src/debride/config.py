@@ -115,7 +115,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({**from_file, **given})
         except ValidationError as error:
-            raise DebrideError(_sentence(error, given, config)) from None
+            raise DebrideError(_sentence(error, cls, given, config)) from None
 
 
 def read_yaml(path: Path, flag: str) -> dict[str, Any]:
@@ -156,7 +156,9 @@ def _from_file(path: Path, settings: type[Settings]) -> dict[str, Any]:
     return values
 
 
-def _sentence(error: ValidationError, given: Mapping[str, Any], config: Path | None) -> str:
+def _sentence(
+    error: ValidationError, cls: type[BaseModel], given: Mapping[str, Any], config: Path | None
+) -> str:
     """Say the first thing that is wrong in one sentence."""
     missing = [flag_of(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
     if missing:
@@ -168,7 +170,22 @@ def _sentence(error: ValidationError, given: Mapping[str, Any], config: Path | N
     reason = (reason[0].lower() + reason[1:]).partition(", unable to")[0]
     name = str(first["loc"][0])
     where = flag_of(name) if name in given or config is None else f"'{name}' in '{config}'"
-    return f"{where} cannot be '{first['input']}': {reason}"
+    return (
+        f"{where} cannot be '{first['input']}': {reason}{_share_meant(cls, name, first['input'])}"
+    )
+
+
+def _share_meant(cls: type[BaseModel], name: str, value: Any) -> str:
+    """Say how a share is written, to those who gave per cent."""
+    described = cls.model_fields[name].json_schema_extra if name in cls.model_fields else None
+    if not isinstance(described, dict) or described.get("metavar") not in ("SHARE", "LOSS"):
+        return ""
+    text = str(value).strip().removesuffix("%")
+    try:
+        share = float(text) / 100
+    except ValueError:
+        return ""
+    return f" (for {text} % write {share:g})" if 0 < share < 1 else ""
 
 
 def flag_of(name: object) -> str:

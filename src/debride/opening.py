@@ -38,6 +38,9 @@ EXPLAINED_PIXELS = 8 * 224 * 224
 """Pixels explained at once: a relevance pass keeps every activation, 2 GB of ResNet-50's."""
 
 
+RANDOM = "random weights"
+
+
 @dataclass(frozen=True)
 class Network:
     """A network that is ready to run, and how its images are prepared."""
@@ -163,6 +166,11 @@ def open_parent(settings: NetworkSettings, device: torch.device) -> Bundle | Non
         raise DebrideError("--model is empty: give the name of a network or a folder")
     folder = Path(settings.model)
     if not folder.is_dir():
+        if folder.is_file():
+            raise DebrideError(
+                f"'{folder}' is a file: give --model the folder of a run, or the name of a network "
+                "and this file as --weights"
+            )
         if "/" in settings.model or settings.model in (".", ".."):
             raise DebrideError(
                 f"no folder '{folder}': give --model a folder that debride train or prune wrote"
@@ -239,7 +247,7 @@ def open_network(
         resize=settings.resize,
         crop=settings.crop,
     )
-    weights = "random weights" if state is None else f"weights of {settings.weights}"
+    weights = RANDOM if state is None else f"weights of {settings.weights}"
     return Network(model.to(device), spec, preprocessing, how, weights, device)
 
 

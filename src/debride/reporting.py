@@ -121,7 +121,11 @@ def read_text(path: Path, flag: str) -> str:
     """Read a text file that a flag names."""
     try:
         return path.read_text(encoding="utf-8")
+    except NotADirectoryError:
+        raise DebrideError(f"'{path.parent}' is a file: give the folder of a run") from None
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise DebrideError(f"no folder '{path.parent}': check {flag}") from None
         raise DebrideError(f"no file '{path}': check {flag}") from None
     except UnicodeDecodeError:
         raise DebrideError(f"'{path}' is no text file: check {flag}") from None

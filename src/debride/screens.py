@@ -195,6 +195,8 @@ def show_evidence(
 
 def show_verdict(verdict: Verdict) -> None:
     """Print what the verdict rests on, check by check."""
+    from debride.report.words import decimals_apart
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("verdict")
     for heading in ("harm", "95 % interval", "warns, fails above"):
@@ -205,9 +207,13 @@ def show_verdict(verdict: Verdict) -> None:
         interval = ""
         if check["low"] is not None and check["high"] is not None:
             interval = f"{_figure(check['low'], unit)} to {_figure(check['high'], unit)}"
+        # where nothing was lost, nothing came off worst
+        of = f": {check['of']}" if check["of"] and check["value"] > 0 else ""
+        usual = 2 if unit == "number" else 3
+        more = decimals_apart(check["value"], (check["warn"], check["fail"]), usual) - usual
         table.add_row(
-            escape(check["title"] + (f" ({check['of']})" if check["of"] else "")),
-            _figure(check["value"], unit),
+            escape(check["title"] + of),
+            _figure(check["value"], unit, more) + (" points" if unit == "points" else ""),
             interval,
             f"{_figure(check['warn'], unit)}, {_figure(check['fail'], unit)}",
             _OUTCOMES[check["outcome"]],
@@ -217,17 +223,17 @@ def show_verdict(verdict: Verdict) -> None:
     show(table)
 
 
-def _figure(value: float, unit: str) -> str:
-    """Write the figure of a check.
+def _figure(value: float, unit: str, more: int = 0) -> str:
+    """Write the figure of a check, with `more` decimals than usual.
 
     Examples
     --------
-    >>> _figure(0.0213, "points"), _figure(0.25, "percent"), _figure(0.3, "number")
-    ('2.1', '25.0%', '0.30')
+    >>> _figure(0.0213, "points"), _figure(0.25, "percent"), _figure(0.3, "number", 1)
+    ('2.1', '25.0%', '0.300')
     """
     if unit == "number":
-        return f"{value:.2f}"
-    return f"{100 * value:.1f}" + ("%" if unit == "percent" else "")
+        return f"{value:.{2 + more}f}"
+    return f"{100 * value:.{1 + more}f}" + ("%" if unit == "percent" else "")
 
 
 def show_step(record: StepRecord) -> None:

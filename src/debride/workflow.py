@@ -25,7 +25,7 @@ from debride.finetuning import tell as tell_epoch
 from debride.finetuning import told, training_images, tune, tuning_of
 from debride.learning import EpochRecord
 from debride.metrics import read_metric
-from debride.opening import Job, open_job
+from debride.opening import RANDOM, Job, open_job
 from debride.options import pairs_of, values_of
 from debride.planning.applying import restated
 from debride.planning.make import check_members
@@ -320,6 +320,8 @@ def _check(job: Job, *, force: bool) -> Check:
     way_out = (
         f"with --classes {','.join(order)} it would be clearly better"
         if order is not None
+        else "its weights are random: give --weights, or as --model the folder of a trained network"
+        if job.network.weights == RANDOM
         else "check --weights, --classes (order), --mean, --std, --image-size and --channels"
     )
     message = (

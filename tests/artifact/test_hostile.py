@@ -182,6 +182,8 @@ def test_missing_files(folder: Path, name: str):
 
 def test_no_folder_and_no_model(folder: Path, tmp_path: Path):
     refused(tmp_path / "nowhere", "holds no network")
+    (tmp_path / "scans" / "train").mkdir(parents=True)
+    refused(tmp_path / "scans", "holds images and no network")
     (folder / "model.json").unlink()
     refused(folder, "holds no network")
 

@@ -1,6 +1,6 @@
 """The pages in a real browser: no errors, nothing wider than the screen, sorting and filters.
 
-Needs ``pip install debride[browser]`` and Chromium, of the system or from ``playwright install``.
+``make browser`` gets what it needs: Playwright, and Chromium of the system or of Playwright.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from debride.report import Run, compare_runs, render
 
 from .made_up import make_evidence, measure_whole
 
-api = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install debride[browser]"
-)
+api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")
 pytestmark = pytest.mark.slow
 WIDTHS = (360, 768, 1280)
 TOO_WIDE = """[...document.querySelectorAll("body *")].filter(each =>
@@ -37,7 +35,7 @@ def browser() -> Iterator[Any]:
                 args=["--no-sandbox"],  # the only page is our own; containers have no sandbox
             )
         except api.Error:
-            pytest.skip("no browser: install Chromium, or run 'playwright install chromium'")
+            pytest.skip("there is no Chromium: make browser")
         yield started
         started.close()
 
@@ -52,6 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {
         "full": render(run, whole, make_plan()),
         "old": render(run, make_evidence(classes=long), make_plan()),
+        "pair": compare_runs([Run(f"run-{k}", run, whole) for k in range(2)]),
         "compared": compare_runs([Run(f"run-{k}", run, whole) for k in range(4)]),
     }
     for name, text in texts.items():
@@ -84,6 +83,17 @@ def test_a_page_fits_every_screen_and_has_no_errors(
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     assert page.locator("svg:not([aria-label])").count() == 0
     assert page.locator("th:not([scope])").count() == 0
+    assert errors == []
+    page.close()
+
+
+def test_two_runs_are_compared_without_scrolling_to_the_side(
+    browser: Any, files: dict[str, Path]
+) -> None:
+    page, errors = opened(browser, files["pair"], 360)
+    for name in ("Verdicts", "Classes"):
+        region = page.locator(f".scroll[aria-label='{name}']")
+        assert region.evaluate("each => each.scrollWidth - each.clientWidth") == 0
     assert errors == []
     page.close()
 

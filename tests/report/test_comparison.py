@@ -30,6 +30,12 @@ def test_runs_stand_side_by_side(run, evidence):
     assert "monocyte 90.0 % 86.2 % 86.2 %" in said
 
 
+def test_a_run_that_lost_in_no_class_names_none(run, evidence):
+    kept = {**evidence.performance, "model": evidence.performance["original"]}
+    said = text_of(compare_runs([Run("same", run, replace(evidence, performance=kept))] * 2))
+    assert "1 same – 50.0 % 20.7 % 9.30 MB 94.2 % ±0.0 ±0.0 2.9 %" in said
+
+
 def test_verdicts_and_intervals_are_compared_where_there_are_some(run, whole, evidence):
     html = compare_runs([Run("a", run, whole), Run("b", run, replace(whole, verdict=None))])
     Structure(html)

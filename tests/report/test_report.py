@@ -269,3 +269,11 @@ def test_fine_tuning_is_told_as_it_was(run, evidence, plan, changes, words):
     assert "for 2 epochs of at most 6" in told
     assert words in told
     assert "How it was fine-tuned" not in render(run, evidence, plan)
+
+
+def test_the_largest_gap_of_a_subgroup_has_a_sign_that_can_be_read(run, whole, plan):
+    page = render(run, whole, plan)
+    said = re.search(r"The largest gap, f minus m, is now (.*?) points; in the original", page)
+    assert said is not None
+    assert said[1].startswith("+")
+    assert "only each with itself before and after" in page

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
-from debride.report import words
+from debride import screens
+from debride.report import findings, words
 
 from .made_up import make_evidence
 
@@ -59,3 +62,37 @@ def test_the_class_that_lost_most_is_named_in_images(evidence):
     )
     evidence.performance["model"]["recall"] = evidence.performance["original"]["recall"]
     assert words.loss_sentence(evidence).startswith("No class is found less often")
+
+
+def judged(value: float, of: str, outcome: str = "warn") -> dict[str, object]:
+    limits = {"low": None, "high": None, "warn": 0.5, "fail": 0.9}
+    found = {"name": "drift", "title": "heatmaps moved", "unit": "number", "of": of}
+    return {**found, "outcome": outcome, "value": value, **limits}
+
+
+def test_a_figure_just_above_its_limit_is_not_written_as_the_limit(evidence, capsys):
+    verdict = {"outcome": "warn", "checks": [judged(0.5004, "lrp")], "unmeasured": []}
+    row = findings.checks(replace(evidence, verdict=verdict))[0]
+    assert (row.title, row.value, row.limits) == ("Heatmaps moved: lrp", "0.5004", "0.50, 0.90")
+    screens.show_verdict(verdict)
+    assert "heatmaps moved: lrp" in (shown := capsys.readouterr().out)
+    assert "0.5004" in shown
+
+
+def test_where_nothing_was_lost_no_class_is_named(evidence, capsys):
+    verdict = {"outcome": "pass", "checks": [judged(0.0, "cyst", "pass")], "unmeasured": []}
+    assert findings.checks(replace(evidence, verdict=verdict))[0].title == "Heatmaps moved"
+    screens.show_verdict(verdict)
+    assert "cyst" not in capsys.readouterr().out
+
+
+def test_a_gain_that_chance_explains_is_not_announced_as_one(whole):
+    was, now = whole.performance["original"], whole.performance["model"]
+    gained = {**now, "balanced_accuracy": was["balanced_accuracy"] + 0.05}
+    better = {**whole.performance, "model": gained}
+    for low, said in ((-0.054, "+5.0 points (−5.4 to +15.6)"), (0.01, "and 5.0 points more")):
+        change = {"value": 0.05, "low": low, "high": 0.156}
+        estimates = {**whole.statistics["balanced_accuracy"], "change": change}
+        statistics = {**whole.statistics, "balanced_accuracy": estimates}
+        found = words.headline(replace(whole, performance=better, statistics=statistics))
+        assert said in found.replace("\u00a0", " ")

@@ -69,8 +69,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
+        images = (folder / "train").is_dir()
         raise DebrideError(
-            f"'{folder}' holds no network: give a folder that debride train, prune or save wrote"
+            f"'{folder}' holds {'images and ' if images else ''}no network: give a folder that "
+            f"debride train, prune or save wrote{', and the images as --data' if images else ''}"
         )
     content = read_json(path)
     version = content.get("schema_version")

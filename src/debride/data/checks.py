@@ -29,7 +29,7 @@ class Look(NamedTuple):
     """What one look at an image file found: channels and size, or why it cannot be read."""
 
     channels: int
-    spatial: tuple[int, int]
+    spatial: tuple[int, ...]
     problem: str | None
 
 

@@ -71,6 +71,12 @@ def _masks(folder: Path) -> dict[Path, Path]:
 def _keep_images(root: Path, found: dict[str, _Files]) -> int:
     """Refuse what is not class folders; of what is, keep the images and count the other files."""
     if "train" not in found:
+        if root.name in SPLITS and (root.parent / "train").is_dir():
+            raise DebrideError(
+                f"'{root}' is one split of a data set: give the folder above it, '{root.parent}'"
+            )
+        if (root / "model.json").is_file():
+            raise DebrideError(f"'{root}' holds a network, no images: give it as --model")
         raise DebrideError(
             f"'{root}' has no folder 'train': arrange the images as train/<class>/*, "
             "and val/<class>/* and test/<class>/* where there are such splits"

@@ -122,15 +122,15 @@ class ImageSource:
         unknown = [name for name in order if name not in self.classes]
         if missing or unknown or len(set(order)) != len(order):
             what = (
-                f"'{unknown[0]}' is not a class"
+                f"the images have no '{unknown[0]}'"
                 if unknown
-                else f"'{missing[0]}' is missing"
+                else f"the network has no '{missing[0]}'"
                 if missing
                 else "a class is named twice"
             )
             raise DebrideError(
-                f"the given order of classes does not fit '{self.name}': {what}; "
-                f"name each of {', '.join(self.classes)} once"
+                f"the network's classes do not fit '{self.name}': {what}; give other images, or "
+                f"--classes with each of {', '.join(self.classes)} once"
             )
         place = [order.index(name) for name in self.classes]
         came_from = [self.classes.index(name) for name in order]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from debride.data.checks import look, why_unreadable
 from debride.data.images import Array
+from debride.data.volumes import is_nifti, read_nifti
 from debride.errors import DebrideError
 
 
@@ -56,9 +57,13 @@ class Decode(Transform):  # type: ignore[misc]
 
     def __call__(self, data: Path | str | Array) -> Tensor:
         r"""Return (C, \\*spatial)."""
-        if isinstance(data, Path | str):
+        pixels: Tensor
+        if isinstance(data, Path | str) and is_nifti(Path(data)):
+            pixels = self._channel_first(torch.from_numpy(read_nifti(Path(data))))
+            where = f"the volume '{data}'"
+        elif isinstance(data, Path | str):
             try:
-                pixels: Tensor = self._load(data).as_tensor()
+                pixels = self._load(data).as_tensor()
             except Exception as error:  # readers and decoders raise whatever they like
                 problem = look(Path(data)).problem  # in fewer words than MONAI's
                 reason = problem or why_unreadable(Path(data), error)

@@ -15,6 +15,7 @@ from debride import screens
 from debride.data.checks import SUFFIXES, Look, is_medical, look_at_all
 from debride.data.images import ImageSource, Record, open_images
 from debride.data.loading import sample
+from debride.data.volumes import is_nifti, look_at_volume
 from debride.errors import DebrideError
 from debride.models.checkpoints import infer_fit, read_state
 from debride.models.spec import ModelSpec
@@ -129,22 +130,24 @@ def _stems(names: Sequence[str], shown: bool) -> list[str]:
     """Number the images, and name them where names may be shown."""
     width = max(3, len(str(len(names))))
     return [
-        f"{number:0{width}d}" + (f"-{Path(name).stem}" if shown else "")
+        f"{number:0{width}d}" + (f"-{Path(name.removesuffix('.gz')).stem}" if shown else "")
         for number, name in enumerate(names, 1)
     ]
 
 
 def _looked_at(files: Sequence[Path]) -> Look:
     """Look at all files before any work; return what the first one is."""
-    looks = look_at_all(files)
-    for file, found in zip(files, looks, strict=True):
+    plain = [file for file in files if not is_nifti(file)]
+    looks = look_at_all(plain)
+    for file, found in zip(plain, looks, strict=True):
         if found.problem is not None:
             bad = sum(each.problem is not None for each in looks)
             more = f" ({bad} such files)" if bad > 1 else ""
             raise DebrideError(
                 f"cannot read the image '{file}'{more}: {found.problem}; mend it or take it out"
             )
-    return looks[0]
+    volumes = [look_at_volume(file) for file in files if is_nifti(file)]
+    return volumes[0] if is_nifti(files[0]) else looks[0]
 
 
 def _files(path: Path) -> list[Path]:
@@ -153,13 +156,13 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise DebrideError(f"no file or folder '{path}': give --images an existing one")
     inside = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-    files = [file for file in inside if file.suffix.lower() in SUFFIXES]
+    files = [file for file in inside if file.suffix.lower() in SUFFIXES or is_nifti(file)]
     if files:
         return files
     if any(is_medical(file) for file in inside if file.is_file()):
         raise DebrideError(
-            f"'{path}' holds DICOM or NIfTI files, which this version does not read: export the "
-            "images as PNG"
+            f"'{path}' holds DICOM files or alike, which this version does not read: export the "
+            "images as PNG, volumes as NIfTI"
         )
     if any(file.is_dir() for file in inside):
         raise DebrideError(

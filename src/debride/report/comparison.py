@@ -160,7 +160,10 @@ def _line(run: Run) -> Line:
     if changed is not None:
         other = words.percent(1 - changed["same"] / max(evidence.images, 1))
     worst = words.worst_classes(evidence)
-    lost = "–" if not worst else f"{words.points(worst[0][2], worst[0][1])} {worst[0][0]}"
+    lost = "–"
+    if worst:
+        name, before, after, *_ = worst[0]
+        lost = words.points(after, before) + (f" {name}" if after < before else "")
     return Line(
         name=run.name,
         how=", ".join(str(told[key]) for key in ("criterion", "recovery") if told.get(key)),

@@ -79,10 +79,15 @@ def counted(evidence: Evidence) -> str:
 def _row(check: Check) -> CheckRow:
     unit = check["unit"]
 
-    def written(value: float) -> str:
+    def written(value: float, more: int = 0) -> str:
         if unit == "number":
-            return words.number(value)
-        return words.percent(value) if unit == "percent" else words.number(100 * value, 1)
+            return words.number(value, 2 + more)
+        figure = words.percent if unit == "percent" else _points
+        return figure(value, 1 + more)
+
+    usual = 2 if unit == "number" else 3
+    limits = (check["warn"], check["fail"])
+    more = words.decimals_apart(check["value"], limits, usual) - usual
 
     interval = ""
     if check["low"] is not None and check["high"] is not None:
@@ -90,13 +95,18 @@ def _row(check: Check) -> CheckRow:
     title = check["title"][:1].upper() + check["title"][1:]
     return CheckRow(
         name=check["name"],
-        title=f"{title}: {check['of']}" if check["of"] else title,
+        # where nothing was lost, nothing came off worst
+        title=f"{title}: {check['of']}" if check["of"] and check["value"] > 0 else title,
         outcome=OUTCOMES[check["outcome"]],
         style=check["outcome"],
-        value=written(check["value"]) + (f"{words.NARROW}points" if unit == "points" else ""),
+        value=written(check["value"], more) + (f"{words.NARROW}points" if unit == "points" else ""),
         interval=interval,
         limits=f"{written(check['warn'])}, {written(check['fail'])}",
     )
+
+
+def _points(value: float, decimals: int) -> str:
+    return words.number(100 * value, decimals)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ _NAMES = frozenset({"skipped", "names", "files", "folder", "host", "hostname", "
 """Keys whose values name files, machines or people."""
 _FIGURES = frozenset({"history", "curve", "finetuning", "settings", "schema_version", "command"})
 """Keys that the report shows in another place, or not at all."""
-_LONG = frozenset({"indices"})
+_LONG = frozenset({"indices", "history"})
 """Keys whose values are for ``run.json`` alone."""
 
 
@@ -29,6 +29,8 @@ def provenance(run: Mapping[str, Any], *, show_names: bool = False) -> list[tupl
     [('versions', 'torch 2.8.0 · timm 1.0.15')]
     >>> provenance({"history": [], "curve": {"chosen": 3}})
     []
+    >>> provenance({"training": {"best_epoch": 7, "history": [{"epoch": 1, "loss": 1.6}]}})
+    [('training', 'best epoch 7')]
     """
     return _rows({k: v for k, v in run.items() if k not in _FIGURES}, show_names)
 

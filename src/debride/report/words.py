@@ -92,6 +92,21 @@ def amounts(before: float | None, after: float, unit: str) -> tuple[str, str, st
     )
 
 
+def decimals_apart(value: float, limits: Sequence[float], decimals: int) -> int:
+    """Give the decimals at which a figure is not written as a limit that it is above or below.
+
+    Examples
+    --------
+    >>> decimals_apart(0.5004, (0.5, 0.9), 2), decimals_apart(0.5, (0.5, 0.9), 2)
+    (4, 2)
+    """
+    near = [limit for limit in limits if limit != value]
+    for more in range(decimals, decimals + 3):
+        if all(round(value, more) != round(limit, more) for limit in near):
+            return more
+    return decimals
+
+
 def milliseconds(value: float) -> str:
     """Write a latency with three figures.
 
@@ -113,6 +128,11 @@ def headline(evidence: Evidence) -> str:
     difference = round((after - before) * 100, 1)
     if difference == 0:
         return f"{work}, the same {name}"
+    measured = evidence.statistics and evidence.statistics["balanced_accuracy"]["change"]
+    if difference > 0 and measured and name == "balanced accuracy" and measured["low"] <= 0:
+        # a gain that chance explains is not announced as one
+        low, high = (points(measured[end], 0.0) for end in ("low", "high"))
+        return f"{work}, {name} {points(after, before)}\u00a0points ({low} to {high})"
     if difference > 0:
         return f"{work}, and {difference:.1f}\u00a0points more {name}"
     return f"{work} for {-difference:.1f}\u00a0points of {name}"
@@ -127,13 +147,13 @@ def verdict(evidence: Evidence) -> list[str]:
     images = f"{whole(evidence.images)} {_plural(evidence.images, 'image')}"
     if was is None or before is None:
         return [
-            f"{macs[1]} {macs[2]} an image, {params[1]} {params[2]}.",
+            f"{macs[1]}\u00a0{macs[2]} an image, {params[1]}\u00a0{params[2]}.",
             f"Measured alone on the {evidence.split} split ({images}): there is no original "
             "to compare with.",
         ]
     kept = now["macs"] / max(was["macs"], 1)
     sentences = [
-        f"Arithmetic for one image: {macs[0]} → {macs[1]} {macs[2]} ({percent(kept)}); "
+        f"Arithmetic for one image: {macs[0]} → {macs[1]}\u00a0{macs[2]} ({percent(kept)}); "
         f"{params[0]} → {params[1]}\u00a0{params[2]}.",
         f"{_capital(name)} on the {evidence.split} split ({images}): {percent(before)} → "
         f"{percent(after)} ({points(after, before)}\u00a0points).",

@@ -24,7 +24,8 @@ class ExplainSettings(NetworkSettings, Settings):
     )
     images: Path | None = option(
         None,
-        "Instead of --data: one image, or a folder of images without labels.",
+        "Instead of --data: one image, or a folder of images without labels. Volumes: .nii or "
+        ".nii.gz.",
         panel="Images",
         metavar="PATH",
     )
