@@ -174,6 +174,19 @@ def test_reasons_that_moved_further_than_under_noise_fail(copy_of_itself):
     assert outcomes(replace(copy_of_itself, reasons=reasons))["yardstick"] == "pass"
 
 
+def test_one_class_whose_reasons_moved_is_named(copy_of_itself):
+    reasons = copy.deepcopy(copy_of_itself.reasons)
+    (method,) = reasons
+    for share, outcome in ((0.2, "pass"), (0.3, "warn"), (0.9, "fail")):
+        reasons[method]["yardsticks"][-1]["classes"]["spearman"] = [None, share, 0.0]
+        found = judge(replace(copy_of_itself, reasons=reasons))
+        check = next(each for each in found["checks"] if each["name"] == "class_reasons")
+        assert (check["outcome"], check["value"], check["of"]) == (outcome, share, f"b, {method}")
+    for yardstick in reasons[method]["yardsticks"]:
+        del yardstick["classes"]  # as in evidence of earlier versions
+    assert "class_reasons" in judge(replace(copy_of_itself, reasons=reasons))["unmeasured"]
+
+
 def test_accuracy_lost_under_corruption_alone_is_seen(copy_of_itself):
     robust = copy.deepcopy(copy_of_itself.robustness)
     curve = robust["corruptions"]["noise"]["model"]["balanced_accuracy"]

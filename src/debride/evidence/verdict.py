@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from debride.errors import DebrideError
 from debride.evidence.intervals import Compared, Estimate
+from debride.evidence.reasons import LEAST
 
 if TYPE_CHECKING:
     from debride.evidence.evidence import Evidence
@@ -50,8 +51,11 @@ class Limits:
         1 − mean rank correlation of the heatmaps before and after.
     yardstick
         Share of the images whose heatmap moved further than all but 5 % did under the yardstick.
+    class_reasons
+        The same in each class for itself.
     localisation
-        Share of the relevance lost that lay inside the lesion's mask.
+        Share of the relevance lost that lay inside the lesion's mask, over all images and in
+        each class for itself.
     robustness
         Balanced accuracy lost under a corruption beyond what is lost on the same clean images.
 
@@ -69,6 +73,7 @@ class Limits:
     decisions: Limit = (0.10, 0.25)
     explanations: Limit = (0.50, 0.90)
     yardstick: Limit = (0.10, 0.50)
+    class_reasons: Limit = (0.25, 0.50)
     localisation: Limit = (0.05, 0.15)
     robustness: Limit = (0.05, 0.15)
 
@@ -299,11 +304,29 @@ def yardstick(evidence: Evidence) -> list[Harm]:
     ]
 
 
+@check("heatmaps of a class moved further than under noise", "percent")
+def class_reasons(evidence: Evidence) -> list[Harm]:
+    """The share beyond the same yardstick in each class of 10 images, method by method."""
+    return [
+        Harm(share, of=f"{evidence.classes[k]}, {method}")
+        for method, found in (evidence.reasons or {}).items()
+        if found["yardsticks"]
+        for k, share in enumerate(found["yardsticks"][-1].get("classes", {}).get("spearman", []))
+        if share is not None
+    ]
+
+
 @check("relevance that left the lesion", "points")
 def localisation(evidence: Evidence) -> list[Harm]:
-    """Relevance that left the lesion."""
+    """Relevance that left the lesion, over all images and class by class."""
     found = evidence.localisation
-    return [] if found is None else _lost(found["mass"])
+    if found is None:
+        return []
+    harms = _lost(found["mass"])
+    for name, of_class in zip(evidence.classes, found.get("classes", []), strict=False):
+        if of_class is not None and of_class["images"] >= LEAST:
+            harms += _lost(of_class["mass"], name)
+    return harms
 
 
 @check("accuracy lost under corruptions, beyond that on clean images", "points")
