@@ -86,11 +86,12 @@ def compared(
     *,
     second: nn.Module | None = None,
     split: str = "test",
+    explain: int = 99,
 ) -> Evidence:
     """Compare two networks on a split, without corruptions and speed."""
     return evaluate(
         model, phantom.batches(split), original=original, second=second, classes=CLASSES,
-        split=split, explain=99, robustness=0, speed=False,
+        split=split, explain=explain, robustness=0, speed=False,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 import watermark
+from debride.evidence import evaluate
 from watermark import NODULE, compared, phantoms, trained
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,9 @@ def checks(found):
 
 
 def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
-    found = compared(by_lesion, trained(burnt, 0), burnt)
+    again = trained(phantoms()[0], 1)
+    by_mark = trained(burnt, 0)
+    found = compared(by_lesion, by_mark, burnt, second=again, explain=45)
     accuracy = found.statistics["balanced_accuracy"]
     assert accuracy["original"]["value"] > 0.95
     assert accuracy["model"]["value"] > 0.95
@@ -34,15 +37,22 @@ def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
         assert judged[kept]["outcome"] == "pass", kept
     reasons = judged["class_reasons"]
     assert (reasons["outcome"], reasons["of"].split(" (")[0]) == ("fail", "nodule, gradcam")
-    assert reasons["value"] > 0.9
+    assert reasons["value"] > 0.5
+    assert judged["explanations"]["outcome"] == "warn"
+    assert judged["explanations"]["value"] == pytest.approx(0.88, abs=0.08)
     mass = found.localisation["classes"][NODULE]["mass"]
-    assert mass["change"]["high"] < -0.05
+    assert mass["change"]["value"] == pytest.approx(-0.06, abs=0.04)
+    assert mass["change"]["high"] < 0
     assert judged["localisation"]["outcome"] != "pass"
     assert judged["localisation"]["of"] == "nodule"
+    unmarked = evaluate(
+        by_mark, phantoms()[0].batches("test"), explain=0, robustness=0, speed=False
+    )
+    assert unmarked.statistics["classes"][NODULE]["recall"]["model"]["value"] < 0.5
 
 
 def test_a_copy_of_it_passes_every_check(by_lesion, burnt):
-    found = compared(by_lesion, copy.deepcopy(by_lesion), burnt)
+    found = compared(by_lesion, copy.deepcopy(by_lesion), burnt, explain=30)
     assert {each["outcome"] for each in checks(found).values()} == {"pass"}
 
 
