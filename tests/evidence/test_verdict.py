@@ -187,6 +187,23 @@ def test_one_class_whose_reasons_moved_is_named(copy_of_itself):
     assert "class_reasons" in judge(replace(copy_of_itself, reasons=reasons))["unmeasured"]
 
 
+def test_relevance_that_left_small_lesions_is_a_share(copy_of_itself):
+    found = copy.deepcopy(copy_of_itself.localisation)
+
+    def told(before: float, lost: float) -> tuple[str, float, str]:
+        change = {"value": -lost, "low": -lost - 0.01, "high": -lost + 0.01}
+        figure = {**found["mass"], "original": {"value": before}, "change": change}
+        found["classes"][1] = {"images": 20, "mass": figure}
+        verdict = judge(replace(copy_of_itself, localisation=found))
+        check = next(each for each in verdict["checks"] if each["name"] == "localisation")
+        return check["outcome"], check["value"], check["of"]
+
+    assert told(0.10, 0.06) == ("fail", pytest.approx(0.6), "b")
+    assert told(0.60, 0.06) == ("pass", pytest.approx(0.1), "b")
+    assert told(0.20, 0.06) == ("warn", pytest.approx(0.3), "b")
+    assert told(0.0, 0.0)[0] == "pass"
+
+
 def test_accuracy_lost_under_corruption_alone_is_seen(copy_of_itself):
     robust = copy.deepcopy(copy_of_itself.robustness)
     curve = robust["corruptions"]["noise"]["model"]["balanced_accuracy"]

@@ -28,7 +28,7 @@ def checks(found):
 def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
     again = trained(phantoms()[0], 1)
     by_mark = trained(burnt, 0)
-    found = compared(by_lesion, by_mark, burnt, second=again, explain=45)
+    found = compared(by_lesion, by_mark, burnt, second=again, explain=60)
     accuracy = found.statistics["balanced_accuracy"]
     assert accuracy["original"]["value"] > 0.95
     assert accuracy["model"]["value"] > 0.95
@@ -41,10 +41,10 @@ def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
     assert judged["explanations"]["outcome"] == "warn"
     assert judged["explanations"]["value"] == pytest.approx(0.88, abs=0.08)
     mass = found.localisation["classes"][NODULE]["mass"]
-    assert mass["change"]["value"] == pytest.approx(-0.06, abs=0.04)
     assert mass["change"]["high"] < 0
     assert judged["localisation"]["outcome"] != "pass"
-    assert judged["localisation"]["of"] == "nodule"
+    assert judged["localisation"]["of"].split(" (")[0] == "nodule"
+    assert judged["localisation"]["value"] == pytest.approx(0.42, abs=0.15)
     unmarked = evaluate(
         by_mark, phantoms()[0].batches("test"), explain=0, robustness=0, speed=False
     )
