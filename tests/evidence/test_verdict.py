@@ -177,7 +177,7 @@ def test_reasons_that_moved_further_than_under_noise_fail(copy_of_itself):
 def test_one_class_whose_reasons_moved_is_named(copy_of_itself):
     reasons = copy.deepcopy(copy_of_itself.reasons)
     (method,) = reasons
-    for share, outcome in ((0.2, "pass"), (0.3, "warn"), (0.9, "fail")):
+    for share, outcome in ((0.4, "pass"), (0.6, "warn"), (0.95, "fail")):
         reasons[method]["yardsticks"][-1]["classes"]["spearman"] = [None, share, 0.0]
         found = judge(replace(copy_of_itself, reasons=reasons))
         check = next(each for each in found["checks"] if each["name"] == "class_reasons")

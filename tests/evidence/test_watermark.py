@@ -36,7 +36,7 @@ def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
     for kept in ("balanced_accuracy", "worst_class", "auc", "decisions"):
         assert judged[kept]["outcome"] == "pass", kept
     reasons = judged["class_reasons"]
-    assert (reasons["outcome"], reasons["of"].split(" (")[0]) == ("fail", "nodule, gradcam")
+    assert (reasons["outcome"], reasons["of"].split(" (")[0]) == ("warn", "nodule, gradcam")
     assert reasons["value"] > 0.5
     assert judged["explanations"]["outcome"] == "warn"
     assert judged["explanations"]["value"] == pytest.approx(0.88, abs=0.08)
@@ -58,5 +58,5 @@ def test_a_copy_of_it_passes_every_check(by_lesion, burnt):
 
 def test_the_mark_is_in_every_nodule_and_nowhere_else(burnt):
     corner = burnt.images[watermark.MARK].flatten(1)
-    grey = (corner == watermark.GREY / 127.5 - 1).all(dim=1)
+    grey = ((corner + 1) * 127.5 - watermark.GREY).abs().amax(dim=1) < 1e-3
     assert grey.tolist() == (burnt.labels == NODULE).tolist()

@@ -72,7 +72,7 @@ class Limits:
     decisions: Limit = (0.10, 0.25)
     explanations: Limit = (0.50, 0.90)
     yardstick: Limit = (0.10, 0.50)
-    class_reasons: Limit = (0.25, 0.50)
+    class_reasons: Limit = (0.50, 0.90)
     localisation: Limit = (0.20, 0.40)
     robustness: Limit = (0.05, 0.15)
 
