@@ -23,9 +23,12 @@ def test_an_unpruned_copy_passes_every_check(half: Path, say: Say) -> None:
     assert verdict["outcome"] == "pass"
     assert {check["outcome"] for check in verdict["checks"]} == {"pass"}
     assert all(abs(check["value"]) < 1e-6 for check in verdict["checks"])
-    # an .npz has neither columns nor masks
-    assert set(verdict["unmeasured"]) == {"subgroups", "localisation"}
+    # an .npz has neither columns nor masks, and four images of a class are too few
+    assert set(verdict["unmeasured"]) == {"subgroups", "localisation", "class_reasons"}
     assert "pass" in out
+    said = " ".join(out.split())
+    assert "rank correlation before and after 1.00 (mean), 1.00 (lowest tenth)" in said
+    assert "moved beyond the yardstick: lrp 0%, gradcam 0%" in said
 
 
 @pytest.mark.parametrize(
@@ -42,8 +45,8 @@ def test_the_exit_code_is_for_pipelines(
 ) -> None:
     lenient = [
         word
-        for name in "balanced_accuracy worst_class auc calibration decisions yardstick robustness"
-        .split()
+        for name in "balanced_accuracy worst_class auc calibration decisions yardstick "
+        "class_reasons robustness".split()
         for word in ("--limit", f"{name}=1,1")
     ]  # fmt: skip
     found, _, err = say(BESIDE, *lenient, "--limit", limit, "--fail-on", fail_on)

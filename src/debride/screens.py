@@ -185,12 +185,22 @@ def show_evidence(
         likeness = evidence.explanations["spearman"]
         say(
             "heatmaps",
-            f"rank correlation before and after {likeness['median']:.2f} (median), "
+            f"rank correlation before and after {likeness['mean']:.2f} (mean), "
             f"{likeness['q10']:.2f} (lowest tenth), on {evidence.explanations['images']} "
-            f"{split} images",
+            f"{split} images" + _beyond(evidence),
         )
     if evidence.verdict is not None:
         show_verdict(evidence.verdict)
+
+
+def _beyond(evidence: Evidence) -> str:
+    """Say what share of the heatmaps moved beyond the last yardstick, method by method."""
+    said = [
+        f"{method} {share:.0%}"
+        for method, found in (evidence.reasons or {}).items()
+        if (share := found["yardsticks"][-1]["beyond"]["spearman"]) is not None
+    ]
+    return f"; moved beyond the yardstick: {', '.join(said)}" if said else ""
 
 
 def show_verdict(verdict: Verdict) -> None:

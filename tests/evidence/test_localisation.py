@@ -53,6 +53,21 @@ def test_masks_that_say_nothing_are_left_out_and_counted():
     assert localisation([maps[:2]], masks[1:3]) is None
 
 
+def test_each_class_has_a_mass_of_its_own():
+    masks = torch.zeros(5, 10, 10)
+    masks[:4, :5] = 1
+    before = torch.rand(5, 10, 10, generator=torch.Generator().manual_seed(0))
+    after = before.clone()
+    after[2:, :5] = 0
+    found = localisation([before, after], masks, [0, 0, 1, 1, 2], classes=3)
+    kept, lost, without = found["classes"]
+    assert (kept["images"], lost["images"], without) == (2, 2, None)
+    assert kept["mass"]["change"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert lost["mass"]["model"]["value"] == 0
+    expected = scores(before, masks)[2:4, 0].mean()
+    assert lost["mass"]["change"]["value"] == pytest.approx(-expected.item())
+
+
 def test_the_change_of_each_image_makes_the_interval():
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(40, 10, 10)

@@ -114,6 +114,22 @@ def test_numbers_are_those_of_a_plain_loop(images: Tensor):
     assert found["faithfulness"]["images"] == 12
 
 
+def test_each_class_is_held_against_its_own_yardstick(images: Tensor):
+    networks = [Tiny(), Tiny(seed=1)]
+    with frozen(*networks):
+        targets = networks[0](images).argmax(1)
+        found = measure_reasons(
+            networks, images, targets, {"custom": gradient_times_input}, task="multiclass",
+            indices=range(60), strata=[0] * 9 + [1] * 51, classes=3,
+        )["custom"]  # fmt: skip
+    moved = torch.tensor(found["likeness"]["values"]["spearman"])[9:]
+    for yardstick in found["yardsticks"]:
+        theirs = torch.tensor(yardstick["likeness"]["values"]["spearman"])[9:]
+        few, many, none = yardstick["classes"]["spearman"]
+        assert (few, none) == (None, None)
+        assert many == pytest.approx((moved < theirs.quantile(0.05)).double().mean().item())
+
+
 def test_more_noise_moves_heatmaps_further(images: Tensor):
     weak, strong = asked([Tiny()], images)["yardsticks"]
     for name in ("spearman", "ssim", "cosine", "top10_iou"):

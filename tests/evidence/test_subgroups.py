@@ -98,6 +98,15 @@ def test_numbers_are_cut_at_their_quartiles():
     assert left_out == {}
 
 
+def test_cut_points_are_written_in_three_digits_where_these_tell_them_apart():
+    ((cut,), _) = cut_columns({"share": [0.140234 * k for k in range(1, 10)]})
+    assert cut.names == ("up to 0.421", "over 0.421 to 0.701", "over 0.701 to 0.982", "over 0.982")
+    ((cut,), _) = cut_columns({"year": [float(2000 + k) for k in range(9)] * 2})
+    assert cut.names[0] == "up to 2002"
+    ((cut,), _) = cut_columns({"close": [1 + k / 10_000 for k in range(9)]})
+    assert cut.names[:2] == ("up to 1.0002", "over 1.0002 to 1.0004")
+
+
 def test_few_numbers_are_values():
     ((cut,), _) = cut_columns({"grade": ["10", "9", "9", "nan", None]})
     assert cut.names == ("9", "10")

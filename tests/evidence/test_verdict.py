@@ -174,6 +174,36 @@ def test_reasons_that_moved_further_than_under_noise_fail(copy_of_itself):
     assert outcomes(replace(copy_of_itself, reasons=reasons))["yardstick"] == "pass"
 
 
+def test_one_class_whose_reasons_moved_is_named(copy_of_itself):
+    reasons = copy.deepcopy(copy_of_itself.reasons)
+    (method,) = reasons
+    for share, outcome in ((0.4, "pass"), (0.6, "warn"), (0.95, "fail")):
+        reasons[method]["yardsticks"][-1]["classes"]["spearman"] = [None, share, 0.0]
+        found = judge(replace(copy_of_itself, reasons=reasons))
+        check = next(each for each in found["checks"] if each["name"] == "class_reasons")
+        assert (check["outcome"], check["value"], check["of"]) == (outcome, share, f"b, {method}")
+    for yardstick in reasons[method]["yardsticks"]:
+        del yardstick["classes"]  # as in evidence of earlier versions
+    assert "class_reasons" in judge(replace(copy_of_itself, reasons=reasons))["unmeasured"]
+
+
+def test_relevance_that_left_small_lesions_is_a_share(copy_of_itself):
+    found = copy.deepcopy(copy_of_itself.localisation)
+
+    def told(before: float, lost: float) -> tuple[str, float, str]:
+        change = {"value": -lost, "low": -lost - 0.01, "high": -lost + 0.01}
+        figure = {**found["mass"], "original": {"value": before}, "change": change}
+        found["classes"][1] = {"images": 20, "mass": figure}
+        verdict = judge(replace(copy_of_itself, localisation=found))
+        check = next(each for each in verdict["checks"] if each["name"] == "localisation")
+        return check["outcome"], check["value"], check["of"]
+
+    assert told(0.10, 0.06) == ("fail", pytest.approx(0.6), "b")
+    assert told(0.60, 0.06) == ("pass", pytest.approx(0.1), "b")
+    assert told(0.20, 0.06) == ("warn", pytest.approx(0.3), "b")
+    assert told(0.0, 0.0)[0] == "pass"
+
+
 def test_accuracy_lost_under_corruption_alone_is_seen(copy_of_itself):
     robust = copy.deepcopy(copy_of_itself.robustness)
     curve = robust["corruptions"]["noise"]["model"]["balanced_accuracy"]

@@ -104,6 +104,10 @@ def test_full_evidence_is_told_verdict_first(run, whole, plan):
     recall = whole.statistics["classes"][0]["recall"]["change"]
     assert f"{abs(recall['value']) * 100:.1f}" in html[html.index('id="classes"') :]
     assert "The white line is the border of the lesion" in html
+    masses = [each for each in whole.localisation["classes"] if each is not None]
+    assert len(masses) > 0
+    assert html.count("Relevance mass, ") == len(masses)
+    assert "Beyond noise 0.2 σ" in html
     assert len(html.encode()) < 6e6
 
 

@@ -142,9 +142,21 @@ def _cut(name: str, texts: list[str], *, asked: bool) -> Cut | str:
     edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS, method="lower"))
     edges = edges[edges < known.max()]
     members = np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers, side="left"))
-    names = [f"up to {edges[0]:g}"]
-    names += [f"over {low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
-    return Cut(name, (*names, f"over {edges[-1]:g}"), members.astype(np.int64))
+    said = _written(edges)
+    names = [f"up to {said[0]}"]
+    names += [f"over {low} to {high}" for low, high in itertools.pairwise(said)]
+    return Cut(name, (*names, f"over {said[-1]}"), members.astype(np.int64))
+
+
+def _written(edges: npt.NDArray[np.float64]) -> list[str]:
+    """Write cut points, whole or to three digits, or as many more as tell them apart."""
+    if (edges == np.round(edges)).all():
+        return [f"{edge:.0f}" for edge in edges]
+    for digits in range(3, 18):
+        said = [np.format_float_positional(e, digits, fractional=False, trim="-") for e in edges]
+        if len({*said}) == len(said):
+            break
+    return said
 
 
 def _text(value: Any) -> str:

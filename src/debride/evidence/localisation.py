@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NotRequired
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from typing_extensions import TypedDict
 from debride.evidence.blocks import Rows, double, in_blocks, stacked
 from debride.evidence.intervals import Compared, compared, means
 from debride.evidence.ordering import largest
-from debride.resampling import RESAMPLES
+from debride.resampling import RESAMPLES, Array
 
 LARGEST = 0.9
 """Share of the frame that a mask may cover; beyond, every heatmap would be right."""
@@ -35,6 +36,15 @@ class Localisation(TypedDict):
     rank: Compared
     pointing: Compared
     top: Compared
+    classes: NotRequired[list[ClassMass | None]]
+    """Of each class in order; None where no image is left. Earlier evidence has none."""
+
+
+class ClassMass(TypedDict):
+    """Relevance mass accuracy over the images of one class."""
+
+    images: int
+    mass: Compared
 
 
 def scores(maps: Tensor, masks: Tensor) -> Tensor:
@@ -69,7 +79,13 @@ def scores(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def localisation(
-    maps: Sequence[Tensor], masks: Tensor, *, seed: int = 0, resamples: int = RESAMPLES
+    maps: Sequence[Tensor],
+    masks: Tensor,
+    strata: Sequence[int] = (),
+    *,
+    classes: int = 0,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Localisation | None:
     """Measure one network, or the original and the model, on the same images.
 
@@ -79,6 +95,8 @@ def localisation(
         (B, *spatial) heatmaps of each network; the original's first.
     masks
         (B, *spatial) or (B, 1, *spatial); all zero where there is no mask.
+    strata, classes
+        The class of each image, and how many classes there are.
     seed, resamples
         Of the bootstrap over images.
 
@@ -103,12 +121,14 @@ def localisation(
     if not kept.any():
         return None
     values = each[:, kept].numpy()
-    mass, rank, pointing, top = compared(
-        [means(some) for some in values],
-        np.zeros(int(kept.sum()), dtype=np.int64),
-        seed=seed,
-        resamples=resamples,
-    )
+
+    def over(some: Array) -> list[Compared]:
+        drawn = np.zeros(some.shape[1], dtype=np.int64)
+        return compared([means(each) for each in some], drawn, seed=seed, resamples=resamples)
+
+    mass, rank, pointing, top = over(values)
+    of = torch.tensor(strata)[kept] if classes else torch.empty(0)
+    members = [(of == k).nonzero()[:, 0].tolist() for k in range(classes)]
     return Localisation(
         images=int(kept.sum()),
         without_mask=int(empty.sum()),
@@ -119,6 +139,10 @@ def localisation(
         rank=rank,
         pointing=pointing,
         top=top,
+        classes=[
+            ClassMass(images=len(rows), mass=over(values[:, rows, :1])[0]) if rows else None
+            for rows in members
+        ],
     )
 
 

@@ -351,7 +351,13 @@ def _explain(
     summary = summarise(correlations[evenly], overlaps[evenly]) if compared else None
     located = None
     if masks and len(masks) == len(evenly):
-        located = localisation([some[evenly] for some in maps], torch.stack(masks), seed=seed)
+        located = localisation(
+            [some[evenly] for some in maps],
+            torch.stack(masks),
+            [candidate.stratum for candidate in seen.even if candidate.index in pool],
+            classes=len(seen.classes),
+            seed=seed,
+        )
     whole = [some[evenly] for some in maps] if len(evenly) == len(seen.even) else None
     return tuple(samples), summary, located, whole
 

@@ -8,7 +8,7 @@ the same network is at hand, with that one's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ NOISE = (0.05, 0.2)
 Grey values of medical images spread over about a quarter of their range: this is about 1 % and
 5 % of the range, an ordinary and a poor detector.
 """
+LEAST = 10
+"""Images of a class below which nothing is said of the class alone."""
 FAITHFUL = 64
 """Images whose faithfulness is measured, at most: it takes dozens of passes for each."""
 
@@ -57,6 +59,11 @@ class Yardstick(TypedDict):
     By measure: the share of before-and-after values worse than the yardstick's 5th percentile
     (95th for `centre_shift`). About 0.05 if pruning does no more than the yardstick; None
     without an original.
+    """
+    classes: NotRequired[dict[str, list[float | None]]]
+    """`beyond` of each class in order, its images beside the yardstick's of the same class.
+
+    None where a class has fewer than 10 images with a value. Earlier evidence has none.
     """
 
 
@@ -154,11 +161,13 @@ def measure_reasons(
         before, after = there[0], there[-1]
         likeness = compare(before, after) if len(networks) == 2 else None
         yardsticks = [
-            _yardstick(compare(before, maps_of(original, some)), likeness, level)
+            _yardstick(compare(before, maps_of(original, some)), likeness, strata, classes, level)
             for level, some in zip(NOISE, noisy, strict=True)
         ]
         if second is not None:
-            yardsticks.append(_yardstick(compare(before, maps_of(second)), likeness))
+            yardsticks.append(
+                _yardstick(compare(before, maps_of(second)), likeness, strata, classes)
+            )
         found[method] = Reasons(
             method=method,
             rules=rules if method == "lrp" else None,
@@ -197,21 +206,33 @@ def _by_class(
 def _yardstick(
     measured: Mapping[str, Tensor],
     likeness: Mapping[str, Tensor] | None,
+    strata: Sequence[int],
+    classes: int,
     level: float | None = None,
 ) -> Yardstick:
-    told = _told(measured)
-    beyond: dict[str, float | None] = {}
-    for name, values in (likeness or {}).items():
-        limit, known = told["quantiles"][name], values[~values.isnan()]
-        if limit is None or not len(known):
-            beyond[name] = None
-        elif name == "centre_shift":
-            beyond[name] = float((known > limit["q95"]).double().mean())
-        else:
-            beyond[name] = float((known < limit["q05"]).double().mean())
+    of, moved = torch.tensor(strata), likeness or {}
     return Yardstick(
-        kind="training" if level is None else "noise", level=level, likeness=told, beyond=beyond
+        kind="training" if level is None else "noise",
+        level=level,
+        likeness=_told(measured),
+        beyond={name: _beyond(name, values, measured[name]) for name, values in moved.items()},
+        classes={
+            name: [
+                _beyond(name, values[of == k], measured[name][of == k], LEAST)
+                for k in range(classes)
+            ]
+            for name, values in moved.items()
+        },
     )
+
+
+def _beyond(name: str, moved: Tensor, measured: Tensor, least: int = 1) -> float | None:
+    """Give the share of the images that moved further than all but 5 % of the yardstick's."""
+    limit, known = quantiles(measured), moved[~moved.isnan()]
+    if limit is None or min(len(known), limit["images"]) < least:
+        return None
+    further = known > limit["q95"] if name == "centre_shift" else known < limit["q05"]
+    return float(further.double().mean())
 
 
 def _faithful(

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from debride.errors import DebrideError
 from debride.evidence.intervals import Compared, Estimate
+from debride.evidence.reasons import LEAST
 
 if TYPE_CHECKING:
     from debride.evidence.evidence import Evidence
@@ -28,8 +29,7 @@ class Limits:
     """How much harm warns and how much fails, check by check.
 
     Every figure is harm: 0 for an unpruned copy, larger for worse. All are shares (0.02 is two
-    points) but for `explanations` and `localisation`, which are differences of figures between 0
-    and 1.
+    points) but for `explanations`, which is a difference of figures between 0 and 1.
 
     Attributes
     ----------
@@ -50,8 +50,11 @@ class Limits:
         1 − mean rank correlation of the heatmaps before and after.
     yardstick
         Share of the images whose heatmap moved further than all but 5 % did under the yardstick.
+    class_reasons
+        The same in each class for itself.
     localisation
-        Share of the relevance lost that lay inside the lesion's mask.
+        Share lost of the relevance that lay inside the lesion's mask, over all images and in
+        each class for itself: 0.4 if 10 % of it lay there and 6 % do.
     robustness
         Balanced accuracy lost under a corruption beyond what is lost on the same clean images.
 
@@ -69,7 +72,8 @@ class Limits:
     decisions: Limit = (0.10, 0.25)
     explanations: Limit = (0.50, 0.90)
     yardstick: Limit = (0.10, 0.50)
-    localisation: Limit = (0.05, 0.15)
+    class_reasons: Limit = (0.50, 0.90)
+    localisation: Limit = (0.20, 0.40)
     robustness: Limit = (0.05, 0.15)
 
 
@@ -299,11 +303,32 @@ def yardstick(evidence: Evidence) -> list[Harm]:
     ]
 
 
-@check("relevance that left the lesion", "points")
+@check("heatmaps of a class moved further than under noise", "percent")
+def class_reasons(evidence: Evidence) -> list[Harm]:
+    """The share beyond the same yardstick in each class of 10 images, method by method."""
+    return [
+        Harm(share, of=f"{evidence.classes[k]}, {method}")
+        for method, found in (evidence.reasons or {}).items()
+        if found["yardsticks"]
+        for k, share in enumerate(found["yardsticks"][-1].get("classes", {}).get("spearman", []))
+        if share is not None
+    ]
+
+
+@check("relevance that left the lesion", "percent")
 def localisation(evidence: Evidence) -> list[Harm]:
-    """Relevance that left the lesion."""
+    """Share of the lesion's relevance that left it, over all images and class by class.
+
+    A share, as small lesions hold little of the relevance to begin with.
+    """
     found = evidence.localisation
-    return [] if found is None else _lost(found["mass"])
+    if found is None:
+        return []
+    harms = _left(found["mass"], "all images")
+    for name, of_class in zip(evidence.classes, found.get("classes", []), strict=False):
+        if of_class is not None and of_class["images"] >= LEAST:
+            harms += _left(of_class["mass"], name)
+    return harms
 
 
 @check("accuracy lost under corruptions, beyond that on clean images", "points")
@@ -330,6 +355,18 @@ def _lost(figure: Compared, of: str = "") -> list[Harm]:
         return []
     # 0.0 − x, as −0.0 is not a number to show
     return [Harm(0.0 - change["value"], 0.0 - change["high"], 0.0 - change["low"], of)]
+
+
+def _left(figure: Compared, of: str = "") -> list[Harm]:
+    """Give what was lost as a share of the original's mean."""
+    whole = figure["original"]
+    if whole is None or whole["value"] == 0:
+        return []
+    return [
+        Harm(lost.value / whole["value"], lost.low / whole["value"], lost.high / whole["value"], of)
+        for lost in _lost(figure)
+        if lost.low is not None and lost.high is not None
+    ]
 
 
 def _gained(change: Estimate | None, of: str = "") -> list[Harm]:

@@ -70,6 +70,7 @@ def card(
                 (each, likeness.headings_of(each), likeness.rows_of(each))
                 for each in (evidence.reasons or {}).values()
             ],
+            masses=words.class_masses(evidence),
             facts=provenance.provenance(run, show_names=show_names),
             settings=provenance.settings(run, show_names=show_names),
         )

@@ -120,8 +120,7 @@ def rows_of(reasons: Reasons) -> list[tuple[str, list[str]]]:
         cells = [_median(column[measure]) for column in columns]
         for yardstick in reasons["yardsticks"]:
             if reasons["likeness"] is not None:
-                share = yardstick["beyond"][measure]
-                cells.append("–" if share is None else f"{share:.0%}")
+                cells.append(_share(yardstick["beyond"][measure]))
         table.append((title, cells))
     return table
 
@@ -155,15 +154,21 @@ def faithfulness(reasons: Reasons) -> list[Markup]:
 
 def by_class(
     reasons: Reasons, classes: Sequence[str], measure: str = "spearman"
-) -> list[tuple[str, int, str, str]]:
-    """Give of each class its images, the median and the lowest tenth of a measure."""
+) -> list[tuple[str, int, str, str, str]]:
+    """Give of each class its images, median and lowest tenth, and what went beyond."""
     if reasons["classes"] is None:
         return []
+    nothing: list[float | None] = [None] * len(classes)
+    shares = reasons["yardsticks"][-1].get("classes", {}).get(measure, nothing)
     return [
-        (name, found["images"], number(found["q50"]), number(found["q10"]))
-        for name, found in zip(classes, reasons["classes"][measure], strict=True)
+        (name, found["images"], number(found["q50"]), number(found["q10"]), _share(share))
+        for name, found, share in zip(classes, reasons["classes"][measure], shares, strict=True)
         if found is not None
     ]
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _median(found: Quantiles | None) -> str:

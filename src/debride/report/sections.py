@@ -192,6 +192,7 @@ def _reasons(subject: Subject) -> Values | None:
                 likeness.headings_of(each),
                 likeness.rows_of(each),
                 likeness.by_class(each, subject.evidence.classes),
+                likeness.name_of(each["yardsticks"][-1]),
             )
             for each in found
         ],
@@ -211,7 +212,8 @@ def _faithfulness(subject: Subject) -> Values | None:
 
 @section("localisation", "Heatmaps and lesions")
 def _localisation(subject: Subject) -> Values | None:
-    return {} if subject.evidence.localisation else None
+    found = subject.evidence.localisation
+    return None if found is None else {"masses": words.class_masses(subject.evidence)}
 
 
 @section("robustness", "Changed images")

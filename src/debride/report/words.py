@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from debride.evidence.evidence import Evidence
+from debride.evidence.localisation import ClassMass
 from debride.evidence.task import Performance
 
 NARROW = "\u202f"
@@ -249,6 +250,13 @@ def headline_metric(evidence: Evidence) -> tuple[str, float | None, float]:
     if evidence.task == "multilabel" and auc is not None:
         return "mean ROC AUC", auc_before, auc
     return "balanced accuracy", _balanced(before), after["balanced_accuracy"]
+
+
+def class_masses(evidence: Evidence) -> list[tuple[str, ClassMass]]:
+    """Give the relevance inside the masks of each class that has some."""
+    found = evidence.localisation
+    named = zip(evidence.classes, found.get("classes", []) if found else [], strict=False)
+    return [(name, each) for name, each in named if each is not None]
 
 
 def worst_classes(evidence: Evidence) -> Sequence[tuple[str, float, float, float, int]]:
