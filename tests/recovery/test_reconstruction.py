@@ -120,6 +120,29 @@ def test_a_convolution_before_a_batch_norm_is_fitted_up_to_its_mean() -> None:
     torch.testing.assert_close(small[4].running_mean, mean, rtol=0, atol=1e-9)
 
 
+def test_what_is_not_finite_leaves_the_weights() -> None:
+    layer = nn.Linear(4, 2)
+    before = layer.weight.detach().clone()
+    patches = torch.randn(6, 4)
+    patches[3, 2] = torch.inf
+    fit(layer, patches, torch.randn(6, 2), RIDGE)
+    assert torch.equal(layer.weight.detach(), before)
+
+
+def test_images_of_two_sizes_and_a_norm_of_one_value() -> None:
+    torch.manual_seed(5)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(),
+        nn.Linear(4, 2),
+    ).eval()  # fmt: skip
+    data = [torch.randn(1, 1, 8, 8), torch.randn(3, 1, 12, 12)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("debride.recovery.reconstruction.recalibrate", lambda *_, **__: None)
+        reconstruction(net, [], data, device="cpu")(net, [])
+    assert torch.equal(net[2].running_var, torch.ones(4))
+    assert all(bool(torch.isfinite(each).all()) for each in net.state_dict().values())
+
+
 class Twice(nn.Module):
     """One layer that runs twice, and one that never does."""
 

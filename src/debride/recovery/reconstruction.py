@@ -62,13 +62,18 @@ def reconstruction(
     Zhang et al. 2015, "Accelerating Very Deep Convolutional Networks for Classification and
     Detection", section 3.3 (asymmetric reconstruction), with a ridge.
     """
-    transposed = least_squares(original, groups, data, device=device, kinds=_ConvTransposeNd)
+    transposed = (
+        least_squares(original, groups, data, device=device, kinds=_ConvTransposeNd)
+        if any(isinstance(module, _ConvTransposeNd) for module in original.modules())
+        else None
+    )
     images = _sample(data).to(device)
     said = _outputs(original, images)
     normed = normed_layers(groups)
 
     def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
-        transposed(model, cut)
+        if transposed is not None:
+            transposed(model, cut)
         gone = removed_positions(cut)
 
         def refit(name: str, layer: nn.Module, seen: Tensor) -> None:
@@ -120,6 +125,8 @@ def fit(
     if centred or isinstance(bias, Tensor):
         x, y = x - means[0], y - means[1]
     missed = y - x @ old.mT
+    if not bool(torch.isfinite(missed).all()):
+        return  # a network that overflows is judged by its outputs, not mended
     tiny = torch.finfo(x.dtype).tiny
     firm = ridge * x.square().mean((1, 2)).clamp(min=tiny) * len(patches)
     if x.shape[2] <= x.shape[1]:
@@ -148,6 +155,8 @@ def _sample(data: Iterable[Any]) -> Tensor:
     wanted = IMAGES
     for batch in data:
         images = unpack(batch)[0]
+        if found and images.shape[1:] != found[0].shape[1:]:
+            break  # of another size: these do not run in one batch
         wanted = max(1, min(IMAGES, PIXELS // max(1, math.prod(images.shape[2:]))))
         found.append(images)
         if sum(map(len, found)) >= wanted:
@@ -206,6 +215,8 @@ def _front_to_back(
 def _measure(norm: nn.Module, seen: Tensor) -> None:
     """Take a batch norm's statistics from one batch."""
     axes = [0, *range(2, seen.ndim)]
+    if seen.numel() == seen.shape[1]:
+        return  # one value a channel has no variance
     norm.get_buffer("running_mean").copy_(seen.mean(axes))
     norm.get_buffer("running_var").copy_(seen.var(axes))
 
