@@ -27,10 +27,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 
     Examples
     --------
-    >>> percent(0.9431), percent(None)
-    ('94.3\u202f%', '–')
+    >>> percent(0.9431), percent(-0.05), percent(None)
+    ('94.3\u202f%', '−5.0\u202f%', '–')
     """
-    return "–" if share is None else f"{share * 100:.{digits}f}{NARROW}%"
+    return "–" if share is None else f"{share * 100:.{digits}f}{NARROW}%".replace("-", "−")
 
 
 def points(after: float | None, before: float | None) -> str:
