@@ -288,4 +288,6 @@ def test_bfloat16_gives_nearly_the_maps_of_float32(make, rules, least):
     assert small.input.dtype == torch.bfloat16
     alike = torch.cosine_similarity(small.input.float().flatten(1), whole.input.flatten(1))
     assert float(alike.min()) > least
-    assert abs(small.delta) < 0.02 * float(small.output.float().abs().sum())
+    # processors round in other places (seen: 0.7 to 2.8 %): half a unit in the last of 8 bits for
+    # each of some twenty layers is 4 %
+    assert abs(small.delta) < 20 * 2**-9 * float(small.output.float().abs().sum())
