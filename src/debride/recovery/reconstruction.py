@@ -52,8 +52,8 @@ def reconstruction(
     images runs through the cut network once; each layer, when its turn comes, gets the weights
     W + R X'ᵀ (X' X'ᵀ + λI)⁻¹, where X' is what it reads and R = Y − W X' what it would miss of the
     original's output Y on the same images, and the run goes on with these. Each batch norm's
-    statistics are taken from the sample on the way, and from all images at the end. Transposed
-    convolutions are repaired by `least_squares`.
+    statistics are taken from the sample on the way, and measured anew where there are more images
+    than the sample has. Transposed convolutions are repaired by `least_squares`.
 
     Parameters are those of `least_squares`; `ridge` is λ as a fraction of the mean square of X'.
 
@@ -67,7 +67,8 @@ def reconstruction(
         if any(isinstance(module, _ConvTransposeNd) for module in original.modules())
         else None
     )
-    images = _sample(data).to(device)
+    images, every = _sample(data)
+    images = images.to(device)
     said = _outputs(original, images)
     normed = normed_layers(groups)
 
@@ -86,7 +87,8 @@ def reconstruction(
             fit(layer, patches, outputs, ridge, centred=name in normed)
 
         _front_to_back(model, images, set(said), refit)
-        recalibrate(model, data, device=device)
+        if not every:
+            recalibrate(model, data, device=device)
 
     return repair
 
@@ -149,21 +151,20 @@ def _solve(products: Tensor, right: Tensor, firm: Tensor) -> Tensor:
     return torch.cholesky_solve(right.double(), factor).to(right.dtype)
 
 
-def _sample(data: Iterable[Any]) -> Tensor:
-    """Return the first images, as many as may run through a network in one batch."""
+def _sample(data: Iterable[Any]) -> tuple[Tensor, bool]:
+    """Return as many of the first images as may run in one batch, and whether these are all."""
     found: list[Tensor] = []
-    wanted = IMAGES
+    held, wanted = 0, IMAGES
     for batch in data:
         images = unpack(batch)[0]
-        if found and images.shape[1:] != found[0].shape[1:]:
-            break  # of another size: these do not run in one batch
         wanted = max(1, min(IMAGES, PIXELS // max(1, math.prod(images.shape[2:]))))
+        if held >= wanted or (found and images.shape[1:] != found[0].shape[1:]):
+            return torch.cat(found)[:wanted], False
         found.append(images)
-        if sum(map(len, found)) >= wanted:
-            break
+        held += len(images)
     if not found:
         raise DebrideError("repair needs images: give training images")
-    return torch.cat(found)[:wanted]
+    return torch.cat(found)[:wanted], held <= wanted
 
 
 def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
