@@ -35,15 +35,16 @@ def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
     judged = checks(found)
     for kept in ("balanced_accuracy", "worst_class", "auc", "decisions"):
         assert judged[kept]["outcome"] == "pass", kept
-    # trainings differ between processors: figures with room, 0.74 and 0.88 where it was written
-    assert judged["class_reasons"]["value"] > 0.4
+    # trainings differ between processors and numbers of threads: figures with room
+    assert judged["class_reasons"]["value"] > 2 * judged["yardstick"]["value"]
+    assert judged["class_reasons"]["of"].split(" (")[0] == "nodule, gradcam"
     assert judged["explanations"]["outcome"] != "pass"
     assert judged["explanations"]["value"] > 0.7
     mass = found.localisation["classes"][NODULE]["mass"]
     assert mass["change"]["high"] < 0
     assert judged["localisation"]["outcome"] != "pass"
     assert judged["localisation"]["of"].split(" (")[0] == "nodule"
-    assert judged["localisation"]["value"] > 0.25
+    assert judged["localisation"]["value"] > 0.2
     unmarked = evaluate(
         by_mark, phantoms()[0].batches("test"), explain=0, robustness=0, speed=False
     )
