@@ -28,7 +28,7 @@ def test_an_unpruned_copy_passes_every_check(half: Path, say: Say) -> None:
     assert "pass" in out
     said = " ".join(out.split())
     assert "rank correlation before and after 1.00 (mean), 1.00 (lowest tenth)" in said
-    assert "moved beyond the yardstick: lrp 0%, gradcam 0%" in said
+    assert "moved beyond the yardstick: LRP 0%, Grad-CAM 0%" in said
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,10 @@ def show_evidence(
 
 def _beyond(evidence: Evidence) -> str:
     """Say what share of the heatmaps moved beyond the last yardstick, method by method."""
+    from debride.relevance import method_title
+
     said = [
-        f"{method} {share:.0%}"
+        f"{method_title(method)} {share:.0%}"
         for method, found in (evidence.reasons or {}).items()
         if (share := found["yardsticks"][-1]["beyond"]["spearman"]) is not None
     ]
@@ -205,7 +207,7 @@ def _beyond(evidence: Evidence) -> str:
 
 def show_verdict(verdict: Verdict) -> None:
     """Print what the verdict rests on, check by check."""
-    from debride.report.words import decimals_apart
+    from debride.evidence.verdict import more_decimals
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("verdict")
@@ -219,11 +221,10 @@ def show_verdict(verdict: Verdict) -> None:
             interval = f"{_figure(check['low'], unit)} to {_figure(check['high'], unit)}"
         # where nothing was lost, nothing came off worst
         of = f": {check['of']}" if check["of"] and check["value"] > 0 else ""
-        usual = 2 if unit == "number" else 3
-        more = decimals_apart(check["value"], (check["warn"], check["fail"]), usual) - usual
         table.add_row(
             escape(check["title"] + of),
-            _figure(check["value"], unit, more) + (" points" if unit == "points" else ""),
+            _figure(check["value"], unit, more_decimals(check))
+            + (" points" if unit == "points" else ""),
             interval,
             f"{_figure(check['warn'], unit)}, {_figure(check['fail'], unit)}",
             _OUTCOMES[check["outcome"]],

@@ -37,7 +37,7 @@ def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
         assert judged[kept]["outcome"] == "pass", kept
     # trainings differ between processors and numbers of threads: figures with room
     assert judged["class_reasons"]["value"] > 2 * judged["yardstick"]["value"]
-    assert judged["class_reasons"]["of"].split(" (")[0] == "nodule, gradcam"
+    assert judged["class_reasons"]["of"].split(" (")[0] == "nodule, Grad-CAM"
     assert judged["explanations"]["outcome"] != "pass"
     assert judged["explanations"]["value"] > 0.7
     mass = found.localisation["classes"][NODULE]["mass"]

@@ -37,7 +37,7 @@ def test_the_card_of_full_evidence_is_whole(run, whole, plan):
     assert headings == [
         "Verdict", "What it costs", "How it was pruned", "What every layer keeps",
         "Decisions that changed", "Classes", "Subgroups by sex", "Calibration",
-        "Likeness of the heatmaps: lrp", "Likeness of the heatmaps: gradcam",
+        "Likeness of the heatmaps: LRP", "Likeness of the heatmaps: Grad-CAM",
         "Heatmaps and lesions", "Changed images", "Where this comes from",
     ]  # fmt: skip
     found = tables(text)

@@ -71,11 +71,11 @@ def judged(value: float, of: str, outcome: str = "warn") -> dict[str, object]:
 
 
 def test_a_figure_just_above_its_limit_is_not_written_as_the_limit(evidence, capsys):
-    verdict = {"outcome": "warn", "checks": [judged(0.5004, "lrp")], "unmeasured": []}
+    verdict = {"outcome": "warn", "checks": [judged(0.5004, "LRP")], "unmeasured": []}
     row = findings.checks(replace(evidence, verdict=verdict))[0]
-    assert (row.title, row.value, row.limits) == ("Heatmaps moved: lrp", "0.5004", "0.50, 0.90")
+    assert (row.title, row.value, row.limits) == ("Heatmaps moved: LRP", "0.5004", "0.50, 0.90")
     screens.show_verdict(verdict)
-    assert "heatmaps moved: lrp" in (shown := capsys.readouterr().out)
+    assert "heatmaps moved: LRP" in (shown := capsys.readouterr().out)
     assert "0.5004" in shown
 
 

@@ -111,5 +111,11 @@ def changed(
             )
         )
     shares = means(differs[:, None].astype(np.float64))
-    (share,) = compared([shares], strata_of(labels, task), seed=seed, resamples=resamples)
+    (share,) = compared(
+        [shares],
+        strata_of(labels, task),
+        counts=[np.array([float(len(labels))])],
+        seed=seed,
+        resamples=resamples,
+    )
     return Changed(images=len(rows), share=share["model"], shown=shown)

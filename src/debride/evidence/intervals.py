@@ -37,13 +37,20 @@ class Compared(TypedDict):
 
 
 def compared(
-    measures: Sequence[Measure], strata: Labels, *, seed: int = 0, resamples: int = RESAMPLES
+    measures: Sequence[Measure],
+    strata: Labels,
+    *,
+    counts: Sequence[Array] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> list[Compared]:
     """Estimate M figures of one network, or of two on the same resamples.
 
     The interval is from the 2.5th to the 97.5th percentile of the resamples, of the change as
     of the figures themselves (Efron and Tibshirani 1993, chapter 13). Resamples on which a
-    figure is not defined have no part in it.
+    figure is not defined have no part in it. A share of 0 or 1 is so in every resample; where
+    `counts` says of how many images it is one, its interval is the exact one (Clopper and
+    Pearson 1934).
 
     Parameters
     ----------
@@ -51,6 +58,8 @@ def compared(
         The network's, or the original's and the network's.
     strata
         (N,) what each image is drawn among; see `debride.resampling`.
+    counts
+        (M,) of each network: how many images a figure is a share of; NaN for other figures.
     seed, resamples
         Of the bootstrap.
 
@@ -70,7 +79,11 @@ def compared(
         for some, measure in zip(drawn, measures, strict=True):
             some.append(measure(weights))
     draws = [np.concatenate([*some]) for some in drawn]
-    each = [_estimates(point[0], draw) for point, draw in zip(whole, draws, strict=True)]
+    behind = counts or [np.full(whole[0].shape[1], np.nan)] * len(measures)
+    each = [
+        [_exact(found, count) for found, count in zip(_estimates(point[0], draw), of, strict=True)]
+        for point, draw, of in zip(whole, draws, behind, strict=True)
+    ]
     nothing: list[Estimate | None] = [None] * whole[0].shape[1]
     pair = len(measures) == 2
     changes = _estimates(whole[-1][0] - whole[0][0], draws[-1] - draws[0]) if pair else nothing
@@ -108,6 +121,18 @@ def strata_of(labels: Labels, task: Task) -> Labels:
     carried = labels[:, rarest_first] == 1
     strata: Labels = np.where(carried.any(axis=1), 1 + rarest_first[carried.argmax(axis=1)], 0)
     return strata
+
+
+def _exact(found: Estimate | None, count: float) -> Estimate | None:
+    """Give a share of 0 or 1 the interval that the number of its images allows."""
+    if found is None or np.isnan(count) or not found["low"] == found["high"] == found["value"]:
+        return found
+    possible = ((1 - CONFIDENCE) / 2) ** (1 / count)
+    if found["value"] == 1:
+        return Estimate(value=1.0, low=possible, high=1.0)
+    if found["value"] == 0:
+        return Estimate(value=0.0, low=0.0, high=1 - possible)
+    return found
 
 
 def _estimates(points: Array, draws: Array) -> list[Estimate | None]:

@@ -19,6 +19,8 @@ LARGEST = 0.9
 """Share of the frame that a mask may cover; beyond, every heatmap would be right."""
 TOP = 0.1
 """Share of the pixels that count as the most relevant."""
+POINTING = 2
+"""Which column of `scores` is the pointing game's."""
 
 
 class Localisation(TypedDict):
@@ -123,8 +125,16 @@ def localisation(
     values = each[:, kept].numpy()
 
     def over(some: Array) -> list[Compared]:
-        drawn = np.zeros(some.shape[1], dtype=np.int64)
-        return compared([means(each) for each in some], drawn, seed=seed, resamples=resamples)
+        images, figures = some.shape[1:]
+        counts = np.full(figures, np.nan)
+        counts[POINTING:][:1] = images  # the only one that is 0 or 1 for an image
+        return compared(
+            [means(each) for each in some],
+            np.zeros(images, dtype=np.int64),
+            counts=[counts] * len(some),
+            seed=seed,
+            resamples=resamples,
+        )
 
     mass, rank, pointing, top = over(values)
     of = torch.tensor(strata)[kept] if classes else torch.empty(0)

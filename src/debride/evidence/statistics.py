@@ -85,6 +85,7 @@ def statistics(
     found = compared(
         [_measure(p, labels, task, specificity) for p in probabilities],
         strata_of(labels, task),
+        counts=[_counts(p, labels, task) for p in probabilities],
         seed=seed,
         resamples=resamples,
     )
@@ -151,6 +152,15 @@ def _measure(probabilities: Array, labels: Labels, task: Task, specificity: floa
         return np.concatenate([whole, recall, precision, auc, called], axis=1)
 
     return measure
+
+
+def _counts(probabilities: Array, labels: Labels, task: Task) -> Array:
+    """Give how many images each figure of `_measure` is a share of; NaN where it is none."""
+    classes = probabilities.shape[1]
+    truth, chosen = one_hot(labels, classes), one_hot(decide(probabilities, task), classes)
+    whole = np.array([np.nan if task == "multilabel" else len(labels), np.nan, np.nan])
+    none = np.full(classes, np.nan)
+    return np.concatenate([whole, truth.sum(axis=0), chosen.sum(axis=0), none, truth.sum(axis=0)])
 
 
 def _mcnemar(probabilities: Sequence[Array], labels: Labels, task: Task) -> McNemar:

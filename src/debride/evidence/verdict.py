@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from debride.errors import DebrideError
 from debride.evidence.intervals import Compared, Estimate
 from debride.evidence.reasons import LEAST
+from debride.relevance import method_title
 
 if TYPE_CHECKING:
     from debride.evidence.evidence import Evidence
@@ -185,6 +186,24 @@ def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
     return Verdict(outcome=OUTCOMES[outcome], checks=checks, unmeasured=unmeasured)
 
 
+def more_decimals(check: Check) -> int:
+    """Give how many decimals a figure needs beyond the usual not to be written as a limit.
+
+    Examples
+    --------
+    >>> check = {"value": 0.5004, "unit": "number", "warn": 0.5, "fail": 0.9}
+    >>> more_decimals(check), more_decimals(check | {"value": 0.5})
+    (2, 0)
+    """
+    usual = 2 if check["unit"] == "number" else 3
+    near = [limit for limit in (check["warn"], check["fail"]) if limit != check["value"]]
+    for more in range(3):
+        written = round(check["value"], usual + more)
+        if all(written != round(limit, usual + more) for limit in near):
+            return more
+    return 0
+
+
 def _outcome(harm: Harm, limit: Limit) -> Outcome:
     warn, fail = limit
     if harm.value > fail and (harm.low is None or harm.low > 0):
@@ -296,7 +315,7 @@ def yardstick(evidence: Evidence) -> list[Harm]:
     The yardstick is the last: a second training where there is one, else the stronger noise.
     """
     return [
-        Harm(share, of=method)
+        Harm(share, of=method_title(method))
         for method, found in (evidence.reasons or {}).items()
         if found["yardsticks"]
         and (share := found["yardsticks"][-1]["beyond"]["spearman"]) is not None
@@ -307,7 +326,7 @@ def yardstick(evidence: Evidence) -> list[Harm]:
 def class_reasons(evidence: Evidence) -> list[Harm]:
     """The share beyond the same yardstick in each class of 10 images, method by method."""
     return [
-        Harm(share, of=f"{evidence.classes[k]}, {method}")
+        Harm(share, of=f"{evidence.classes[k]}, {method_title(method)}")
         for method, found in (evidence.reasons or {}).items()
         if found["yardsticks"]
         for k, share in enumerate(found["yardsticks"][-1].get("classes", {}).get("spearman", []))

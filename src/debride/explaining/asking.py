@@ -21,22 +21,12 @@ from debride.relevance import (
     attribute,
     method_names,
     method_options,
+    method_title,
     rule_set,
     rule_set_names,
 )
 from debride.relevance.rules.sets import CHOICES
 
-TITLES = {
-    "lrp": "LRP",
-    "dlb": "DL-Backtrace",
-    "dlb_contrastive": "DL-Backtrace, contrastive",
-    "ig": "Integrated gradients",
-    "gradient": "Gradient × input",
-    "gradient_x_input": "Gradient × input",
-    "smoothgrad": "SmoothGrad",
-    "gradcam": "Grad-CAM",
-    "occlusion": "Occlusion",
-}
 Explained = int | Callable[[Any], Tensor]
 """A class, or a function from the network's output to the values to explain."""
 
@@ -67,7 +57,7 @@ class Ask:
     @property
     def title(self) -> str:
         """The method in words."""
-        return TITLES.get(self.method, self.method)
+        return method_title(self.method)
 
     @property
     def details(self) -> str:

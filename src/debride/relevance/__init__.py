@@ -20,6 +20,7 @@ from debride.relevance.methods import (
     attribute,
     method_names,
     method_options,
+    method_title,
     pass_rules,
     register_method,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "audit",
     "method_names",
     "method_options",
+    "method_title",
     "pass_rules",
     "register_method",
     "register_operator",

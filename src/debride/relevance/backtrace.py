@@ -37,7 +37,7 @@ def _dlb_rules(_: Any, *, memory: float | None = None, **options: Any) -> RuleSe
     return _rules("dlb", **options)
 
 
-@register_method("dlb", rules=_dlb_rules)
+@register_method("dlb", title="DL-Backtrace", rules=_dlb_rules)
 def dlb(
     request: Request,
     *,
@@ -67,7 +67,7 @@ def dlb(
     return one_pass(request, rules, memory)
 
 
-@register_method("dlb_contrastive")
+@register_method("dlb_contrastive", title="DL-Backtrace, contrastive")
 def contrastive(
     request: Request,
     *,

@@ -27,7 +27,7 @@ STRETCH = 2
 """How much more a layer may shrink one side of the image than another."""
 
 
-@register_method("gradcam")
+@register_method("gradcam", title="Grad-CAM")
 def gradcam(
     request: Request, *, layer: str | None = None, relu: bool = True, memory: float | None = None
 ) -> Relevance:

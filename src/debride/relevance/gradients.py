@@ -17,13 +17,13 @@ from debride.relevance.targets import part_of
 from debride.relevance.tracing import Sums, gradients, new_pass, relevance_of, wide
 
 
-@register_method("lrp", rules=lambda rules, **_: rule_set(rules))
+@register_method("lrp", title="LRP", rules=lambda rules, **_: rule_set(rules))
 def lrp(request: Request, *, memory: float | None = None) -> Relevance:
     """Layer-wise relevance propagation by `request.rules`; batches are split only by `memory`."""
     return one_pass(request, request.rules, memory)
 
 
-@register_method("gradient", "gradient_x_input")
+@register_method("gradient", "gradient_x_input", title="Gradient × input")
 def gradient(request: Request, *, memory: float | None = None) -> Relevance:
     """Gradient × input (Shrikumar et al. 2016); batches are split only by `memory`."""
     return one_pass(request, None, memory)
@@ -51,7 +51,7 @@ def one_pass(request: Request, rules: str | RuleSet | None, memory: float | None
     return joined(parts)
 
 
-@register_method("smoothgrad")
+@register_method("smoothgrad", title="SmoothGrad")
 def smoothgrad(
     request: Request,
     *,

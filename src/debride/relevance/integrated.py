@@ -21,7 +21,7 @@ from debride.relevance.tracing import Sums, gradients, new_pass, wide
 RULES = ("trapezoid", "left", "gausslegendre")
 
 
-@register_method("ig")
+@register_method("ig", title="Integrated gradients")
 def integrated_gradients(
     request: Request,
     *,

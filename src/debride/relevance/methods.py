@@ -18,7 +18,7 @@ from debride.relevance.targets import Goal, Target, check_finite, check_images, 
 from debride.relevance.tracing import check_taps, prepared, trace
 
 __all__ = ["Relevance", "Request", "Target", "attribute", "method_names", "method_options",
-           "pass_rules", "register_method", "trace"]  # fmt: skip
+           "method_title", "pass_rules", "register_method", "trace"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ class Method(Protocol):
 _types = functools.cache(get_type_hints)
 _METHODS: dict[str, Callable[..., Relevance]] = {}
 _RULES: dict[str, Callable[..., RuleSet]] = {}
+_TITLES: dict[str, str] = {}
 
 
 def register_method(
-    *names: str, rules: Callable[..., RuleSet] | None = None
+    *names: str, title: str | None = None, rules: Callable[..., RuleSet] | None = None
 ) -> Callable[[Callable[..., Relevance]], Callable[..., Relevance]]:
     """Register a `Method` under the names that ``attribute(method=...)`` takes.
 
@@ -77,6 +78,8 @@ def register_method(
     Parameters
     ----------
     *names : str
+    title : str, optional
+        What people are shown; by default the name.
     rules : callable, optional
         For a method that is one relevance pass: a function from ``attribute``'s `rules`, and
         the method's options by name, to the pass's own rules.
@@ -93,6 +96,7 @@ def register_method(
 
     def add(method: Callable[..., Relevance]) -> Callable[..., Relevance]:
         _METHODS.update(dict.fromkeys(names, method))
+        _TITLES.update({name: title or name for name in names})
         if rules is not None:
             _RULES.update(dict.fromkeys(names, rules))
         return method
@@ -103,6 +107,17 @@ def register_method(
 def method_names() -> tuple[str, ...]:
     """Return the names that `attribute` knows."""
     return tuple(sorted(_METHODS))
+
+
+def method_title(name: str) -> str:
+    """Return what people call a method; its name where nobody registered it.
+
+    Examples
+    --------
+    >>> method_title("gradcam")
+    'Grad-CAM'
+    """
+    return _TITLES.get(name, name)
 
 
 def method_options(name: str) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ WINDOWS = 8
 """Windows along each side, where no size is asked for."""
 
 
-@register_method("occlusion")
+@register_method("occlusion", title="Occlusion")
 def occlusion(
     request: Request,
     *,

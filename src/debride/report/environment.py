@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from debride import __version__
+from debride.relevance import method_title
 from debride.report import findings, heatmaps, words
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -61,6 +62,7 @@ def _environment(*, autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["titled"] = method_title
     environment.globals.update(
         percent=words.percent,
         points=words.points,

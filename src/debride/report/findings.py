@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from debride.evidence.evidence import Evidence
 from debride.evidence.intervals import Estimate
-from debride.evidence.verdict import Check
+from debride.evidence.verdict import Check, more_decimals
 from debride.report import heatmaps, words
 
 OUTCOMES = {"pass": "Pass", "warn": "Warning", "fail": "Fail"}
@@ -85,10 +85,6 @@ def _row(check: Check) -> CheckRow:
         figure = words.percent if unit == "percent" else _points
         return figure(value, 1 + more)
 
-    usual = 2 if unit == "number" else 3
-    limits = (check["warn"], check["fail"])
-    more = words.decimals_apart(check["value"], limits, usual) - usual
-
     interval = ""
     if check["low"] is not None and check["high"] is not None:
         interval = f"{written(check['low'])} to {written(check['high'])}"
@@ -99,7 +95,8 @@ def _row(check: Check) -> CheckRow:
         title=f"{title}: {check['of']}" if check["of"] and check["value"] > 0 else title,
         outcome=OUTCOMES[check["outcome"]],
         style=check["outcome"],
-        value=written(check["value"], more) + (f"{words.NARROW}points" if unit == "points" else ""),
+        value=written(check["value"], more_decimals(check))
+        + (f"{words.NARROW}points" if unit == "points" else ""),
         interval=interval,
         limits=f"{written(check['warn'])}, {written(check['fail'])}",
     )

@@ -12,13 +12,6 @@ from debride.report.charts import Axis, panel
 from debride.report.words import number
 
 LEFT, RIGHT, TOP, ROW, BOTTOM = 116, 14, 26, 34, 40
-TITLES = {
-    "lrp": "LRP",
-    "dlb": "DL-Backtrace",
-    "ig": "Integrated gradients",
-    "gradcam": "Grad-CAM",
-}
-"""Names of methods for a reader; others are named as they are."""
 MEASURES = {
     "spearman": "Rank correlation",
     "ssim": "Structural similarity",
@@ -90,7 +83,7 @@ def boxes(reasons: Reasons, width: int, measure: str = "spearman") -> Markup:
     for t in x.ticks(6):
         parts.append(
             f'<text x="{x(t):.1f}" y="{height - BOTTOM + 20}" text-anchor="middle">'
-            f"{number(t, 1)}</text>"
+            f"{number(t)}</text>"
         )
     return Markup("".join([*parts, "</svg>"]))
 

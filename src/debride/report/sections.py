@@ -196,7 +196,6 @@ def _reasons(subject: Subject) -> Values | None:
             )
             for each in found
         ],
-        "titles": likeness.TITLES,
         "retrained": any(y["kind"] == "training" for each in found for y in each["yardsticks"]),
     }
 
@@ -207,7 +206,7 @@ def _faithfulness(subject: Subject) -> Values | None:
     if not found:
         return None
     drawn = [(r, likeness.faithfulness(r)) for r in found]
-    return {"faithful": drawn, "titles": likeness.TITLES}
+    return {"faithful": drawn}
 
 
 @section("localisation", "Heatmaps and lesions")

@@ -93,21 +93,6 @@ def amounts(before: float | None, after: float, unit: str) -> tuple[str, str, st
     )
 
 
-def decimals_apart(value: float, limits: Sequence[float], decimals: int) -> int:
-    """Give the decimals at which a figure is not written as a limit that it is above or below.
-
-    Examples
-    --------
-    >>> decimals_apart(0.5004, (0.5, 0.9), 2), decimals_apart(0.5, (0.5, 0.9), 2)
-    (4, 2)
-    """
-    near = [limit for limit in limits if limit != value]
-    for more in range(decimals, decimals + 3):
-        if all(round(value, more) != round(limit, more) for limit in near):
-            return more
-    return decimals
-
-
 def milliseconds(value: float) -> str:
     """Write a latency with three figures.
 
