@@ -138,6 +138,8 @@ def show_evidence(
     names
         Headings of the two columns.
     """
+    from debride.evidence.verdict import original_guesses
+
     both = evidence.performance["original"] is not None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
@@ -181,6 +183,11 @@ def show_evidence(
         first, second = evidence.performance["original"], evidence.performance["model"]
         row(f"{split} {label}", first and first[key], second[key], _score, _points)  # type: ignore[literal-required]
     show(table)
+    if original_guesses(evidence):
+        warn(
+            f"the original may be no better than chance on the {split} images: that little was "
+            "lost says little"
+        )
     if evidence.explanations is not None:
         likeness = evidence.explanations["spearman"]
         say(

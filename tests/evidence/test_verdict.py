@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from debride import screens
 from debride.errors import DebrideError
 from debride.evidence import Evidence, evaluate
-from debride.evidence.verdict import Limits, judge, read_limits
+from debride.evidence.verdict import Limits, judge, original_guesses, read_limits
+from debride.report import words
 
 from .tiny_classifier import Tiny
 
@@ -230,3 +232,14 @@ def test_all_classes_that_collapse_are_named(copy_of_itself):
     found = judge(replace(copy_of_itself, statistics=statistics))
     check = next(each for each in found["checks"] if each["name"] == "worst_class")
     assert (check["outcome"], check["of"]) == ("fail", "b (also a)")
+
+
+def test_an_original_that_guesses_is_remarked(copy_of_itself, capsys):
+    chance = 1 / len(copy_of_itself.classes)
+    found = copy.deepcopy(copy_of_itself)
+    for low, guesses in ((chance - 0.01, True), (chance, True), (chance + 0.01, False)):
+        found.statistics["balanced_accuracy"]["original"]["low"] = low
+        assert original_guesses(found) is guesses
+        assert any("no better than chance" in said for said in words.verdict(found)) is guesses
+        screens.show_evidence(found)
+        assert ("no better than chance" in capsys.readouterr().err) is guesses

@@ -186,6 +186,21 @@ def judge(evidence: Evidence, limits: Limits | None = None) -> Verdict | None:
     return Verdict(outcome=OUTCOMES[outcome], checks=checks, unmeasured=unmeasured)
 
 
+def original_guesses(evidence: Evidence) -> bool:
+    """Say whether the original may be no better than chance on these images.
+
+    Then there is little to lose, and that nothing was lost says little. Chance is a balanced
+    accuracy of 1 / K for K classes, a mean ROC AUC of 0.5 for several labels; the original may
+    be no better where its interval reaches down to it.
+    """
+    found = evidence.statistics
+    if found is None:
+        return False
+    several = evidence.task == "multilabel"
+    figure = found["auc" if several else "balanced_accuracy"]["original"]
+    return figure is not None and figure["low"] <= (0.5 if several else 1 / len(evidence.classes))
+
+
 def more_decimals(check: Check) -> int:
     """Give how many decimals a figure needs beyond the usual not to be written as a limit.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from debride.evidence.evidence import Evidence
 from debride.evidence.localisation import ClassMass
 from debride.evidence.task import Performance
+from debride.evidence.verdict import original_guesses
 
 NARROW = "\u202f"
 """Narrow no-break space: between thousands, and before units."""
@@ -144,6 +145,11 @@ def verdict(evidence: Evidence) -> list[str]:
         f"{_capital(name)} on the {evidence.split} split ({images}): {percent(before)} → "
         f"{percent(after)} ({points(after, before)}\u00a0points).",
     ]
+    if original_guesses(evidence):
+        sentences.append(
+            "The original may be no better than chance on these images: that little was lost "
+            "says little."
+        )
     likeness = evidence.explanations
     if likeness is None:
         return [*sentences, "Explanations were not compared."]
