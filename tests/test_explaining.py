@@ -20,7 +20,7 @@ from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.evidence.pictures import picture
 from debride.explaining import raw
-from debride.explaining.asking import asks_of, class_named
+from debride.explaining.asking import USUAL, asks_of, class_named
 from debride.explaining.maps import shown_cut
 from debride.explaining.work import _pixels
 from debride.relevance import attribute, engine
@@ -85,7 +85,7 @@ def test_index_says_what_was_explained_and_how(several: Path, base: Path) -> Non
     assert first["explained"] == first["predicted"]
     assert first["predicted"] == max(first["probabilities"], key=first["probabilities"].get)
     lrp, _, ig, *_, occlusion = first["maps"]
-    assert (lrp["rules"], lrp["options"], ig["rules"]) == ("epsilon", {}, None)
+    assert (lrp["rules"], lrp["options"], ig["rules"]) == ("epsilon_gamma_box", {}, None)
     assert ig["options"] == {"n_steps": 200, "baseline": "zero"}
     assert occlusion["options"] == {"window": 4, "baseline": "zero"}
     expected = {f"00{n}.{each['method']}.npy" for n in range(1, 5) for each in first["maps"]}
@@ -416,6 +416,12 @@ def test_check_sums_what_does_not_fit_on_the_screen(place: Path, say: Say) -> No
     assert len(found["modules"]) == 62
 
 
+def test_the_usual_rules_are_the_default_of_the_command() -> None:
+    from debride.settings import ExplainSettings
+
+    assert ExplainSettings.model_fields["rules"].default == (USUAL,)
+
+
 # -- rules and options ------------------------------------------------------------------------
 
 
@@ -487,21 +493,21 @@ def test_rules_of_ones_own(base: Path, say: Say) -> None:
         ("lrp", "none.yaml", (), "cannot read the rule set 'none.yaml'"),
         ("lrp", "dlb_contrastive", (), "runs as --method dlb_contrastive"),
         ("ig", "attnlrp", (), "--rules is for the method lrp"),
-        ("ig", "epsilon", ("n_stps=5",), "an option 'n_stps': did you mean 'n_steps'"),
+        ("ig", USUAL, ("n_stps=5",), "an option 'n_stps': did you mean 'n_steps'"),
         ("lrp", "epsilon", ("n_steps=5",), "ig has it; add it to --method"),
         ("lrp", "attnlrp", ("alpha=5",), "known are lrp: memory"),
         ("lrp", "epsilon", ("low=1",), "epsilon_gamma_box have"),
         ("lrp", "epsilon", ("attention=x",), "attention='x': give one of"),
         ("lrp", "epsilon", ("epsilon=x",), "--option epsilon=x is not a number"),
-        ("ig", "epsilon", ("n_steps",), "--option 'n_steps' is not KEY=VALUE"),
-        ("ig", "epsilon", ("n_steps=5", "n-steps=6"), "--option n_steps is given twice"),
-        ("ig", "epsilon", ("n_steps=a",), "n_steps=a does not fit: ig takes a whole number"),
-        ("ig", "epsilon", ("n_steps=2.5",), "takes a whole number"),
-        ("occlusion", "epsilon", ("window=x",), "a whole number or several, with commas"),
-        ("gradcam", "epsilon", ("relu=2",), "takes true or false"),
-        ("ig", "epsilon", ("baseline=white",), "one of zero (black), mean, blur"),
-        ("ig", "epsilon", ("baseline=-1",), "baseline=-1.0 is no grey"),
-        ("dlb", "epsilon", ("norm=x",), "dlb takes fold or pass"),
+        ("ig", USUAL, ("n_steps",), "--option 'n_steps' is not KEY=VALUE"),
+        ("ig", USUAL, ("n_steps=5", "n-steps=6"), "--option n_steps is given twice"),
+        ("ig", USUAL, ("n_steps=a",), "n_steps=a does not fit: ig takes a whole number"),
+        ("ig", USUAL, ("n_steps=2.5",), "takes a whole number"),
+        ("occlusion", USUAL, ("window=x",), "a whole number or several, with commas"),
+        ("gradcam", USUAL, ("relu=2",), "takes true or false"),
+        ("ig", USUAL, ("baseline=white",), "one of zero (black), mean, blur"),
+        ("ig", USUAL, ("baseline=-1",), "baseline=-1.0 is no grey"),
+        ("dlb", USUAL, ("norm=x",), "dlb takes fold or pass"),
     ],
 )
 def test_mistakes_in_methods_are_one_sentence(

@@ -14,6 +14,7 @@ from debride.evidence.chosen import Reservoir
 from debride.evidence.explanations import heatmaps, lrp_explainer, spearman
 from debride.evidence.state import frozen
 from debride.models.outputs import Task, logits
+from debride.relevance.rules import RuleSet
 
 IMAGES = 32
 """Explained images, drawn evenly from the classes."""
@@ -29,7 +30,7 @@ class Drift:
     data : iterable
         Validation batches with labels.
     task : str
-    rules : str
+    rules : RuleSet
         LRP's rule set.
     seed : int
         Of the choice of images.
@@ -42,7 +43,7 @@ class Drift:
         data: Iterable[Any],
         task: Task,
         *,
-        rules: str,
+        rules: RuleSet,
         seed: int,
         device: torch.device,
     ) -> None:

@@ -59,7 +59,7 @@ def evidence_of(
         scale=Scale(prepared.mean, prepared.std),
         speed=settings.speed,
         onnx_speed=settings.onnx_speed,
-        rules=settings.rules,
+        rules=job.network.rules(settings.heatmap_rules),
         columns=None if wanted == () else job.columns(split),
         subgroups=wanted,
         specificity=settings.specificity,

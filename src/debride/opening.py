@@ -23,6 +23,7 @@ from debride.models.plain import check_plain
 from debride.models.spec import ModelSpec, build
 from debride.models.state import undisturbed
 from debride.reference import Chosen, choose
+from debride.relevance.rules import RuleSet, bounds_for, rule_set
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -55,6 +56,10 @@ class Network:
     device: torch.device
     parent: Bundle | None = None
     """The folder it was opened from, if any."""
+
+    def rules(self, name: str) -> RuleSet:
+        """Make a rule set of heatmaps; one that has bounds of the pixels gets black and white."""
+        return rule_set(name, **bounds_for(name, *self.preprocessing.black_and_white()))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from debride.points import Points
 from debride.recovery import begin, check_recovery, tries
 from debride.recovery.finetune import FineTuned, FineTuning
 from debride.recovery.finetune import finetune as learn_from
-from debride.relevance.rules import rule_set
+from debride.relevance.rules import RuleSet, rule_set
 from debride.stepping import CANDIDATES, Stepper, record_of
 from debride.timing import stopwatch
 from debride.validation import Validation
@@ -90,6 +90,7 @@ def prune(
     criterion: str = "lrp",
     options: Mapping[str, Any] | None = None,
     rules: str = "epsilon",
+    heatmap_rules: str | RuleSet = "epsilon_gamma_box",
     macs: float | Sequence[float] | None = None,
     params: float | None = None,
     bytes: float | None = None,
@@ -137,7 +138,9 @@ def prune(
     options : mapping, optional
         The criterion's own, such as ``{"n_steps": 16}`` of ``"ig"``: see `debride.score`.
     rules : str
-        LRP's rule set.
+        The rule set of the criterion ``"lrp"``.
+    heatmap_rules : str or RuleSet
+        That of the heatmaps that are compared.
     macs, params, bytes, latency : float, optional
         Fraction of the multiply-accumulates, the parameters, the bytes on disk, or the measured
         CPU latency of one image to keep; half of the MACs by default. Several fractions of MACs,
@@ -235,6 +238,7 @@ def prune(
     check_recovery(recovery)
     check_ranking(ranking, normalise)
     rule_set(rules)
+    heatmap_rules = rule_set(heatmap_rules)
     steps = (STEPS if floors is None else STEPS_A_HALVING) if steps is None else steps
     if steps < 1:
         raise DebrideError(f"steps={steps}: give 1 or more")
@@ -276,7 +280,9 @@ def prune(
     if floors is not None:
         walk = Search(lowest_share(whole, goal.cost, limits), 0.5 ** (1 / steps))
         with _timed(now, points.seconds, "attribution"):
-            drift = Drift(original, validation, judge.task, rules=rules, seed=seed, device=place)
+            drift = Drift(
+                original, validation, judge.task, rules=heatmap_rules, seed=seed, device=place
+            )
     with _timed(now, points.seconds, "search"):
         repairs = [begin(each, original, whole, repair_data, device=place) for each in mended]
     stepper = Stepper(goal, limits, sets, ranking, names, repairs, judge)
@@ -339,8 +345,8 @@ def prune(
         settings["measured_latency"] = asdict(goal.clock.share(current))
     measured = (
         evaluate(
-            current, validation, original=original, task=task, split="validation", rules=rules,
-            seed=seed, device=place,
+            current, validation, original=original, task=task, split="validation",
+            rules=heatmap_rules, seed=seed, device=place,
         )
         if evidence
         else None

@@ -152,6 +152,7 @@ def prune(settings: PruneSettings) -> None:
     options = values_of(settings.criterion, pairs, criterion_options(settings.criterion) or {})
     check_strategy(settings.reference_strategy)
     rule_set(settings.rules)
+    rule_set(settings.heatmap_rules)
     asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
     job = open_job(settings)
@@ -192,6 +193,7 @@ def prune(settings: PruneSettings) -> None:
             criterion=settings.criterion,
             options=options,
             rules=settings.rules,
+            heatmap_rules=job.network.rules(settings.heatmap_rules),
             **{name: getattr(settings, name) for name in _PASSED_ON},
             metric=metric,
             recovery_data=job.recalibration(),

@@ -115,8 +115,9 @@ def test_without_an_explainer_relevance_is_compared(images, batches):
     original, model = Tiny(), noisy(Tiny())
     evidence = evaluate(model, batches, original=original, explain=60, speed=False)
     targets = original.eval()(images).argmax(1)
-    maps = [attribute(network, images, targets).input.sum(1) for network in (original, model)]
-    assert evidence.explanations["rules"] == "epsilon"
+    maps = [attribute(network, images, targets, rules="epsilon_gamma_box").input.sum(1)
+            for network in (original, model)]  # fmt: skip
+    assert evidence.explanations["rules"] == "epsilon_gamma_box"
     assert evidence.explanations["spearman"]["mean"] == pytest.approx(
         spearman(*maps).mean().item(), abs=1e-3
     )

@@ -70,7 +70,7 @@ def test_an_unpruned_copy_is_within_every_yardstick(watermarked):
     )  # fmt: skip
     assert found.reasons is not None
     reasons = found.reasons["lrp"]
-    assert reasons["rules"] == "epsilon"
+    assert reasons["rules"] == "epsilon_gamma_box"
     for yardstick in reasons["yardsticks"]:
         assert set(yardstick["beyond"].values()) == {0.0}
     for name in MEASURES:

@@ -155,7 +155,7 @@ class Cell:
     @property
     def settings(self) -> dict[str, Any]:
         """What must be the same where a finished cell is taken as it is."""
-        left_out = {*OutputSettings.model_fields, *EvidenceSettings.model_fields} - {"rules"}
+        left_out = {*OutputSettings.model_fields, *EvidenceSettings.model_fields}
         return {
             **self.prune.model_dump(
                 mode="json", exclude={*left_out, "model", "data", "trust", "device"}

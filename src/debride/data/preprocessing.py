@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pydantic
+import torch
 from torch import Tensor
 
 from debride.data.images import Array
@@ -142,6 +143,21 @@ class Preprocessing(pydantic.BaseModel, frozen=True, extra="forbid"):
         from debride.data import transforms as t
 
         return t.Normalise(self.channels, self.mean, self.std, len(self.spatial))
+
+    def black_and_white(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Give what the network sees of black and of white, one number a channel.
+
+        Examples
+        --------
+        >>> Preprocessing(spatial=(8, 8), channels=1, mean=(0.5,), std=(0.25,)).black_and_white()
+        ((-2.0,), (2.0,))
+        """
+        sides = [1] * len(self.spatial)
+        black, white = (
+            tuple(self.normaliser()(torch.full((self.channels, *sides), level)).flatten().tolist())
+            for level in (0.0, 1.0)
+        )
+        return black, white
 
     def read(self, image: str | Path | Array) -> Tensor:
         r"""Read one image from a file or an array as (C, \\*spatial) float32.

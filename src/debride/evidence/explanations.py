@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from debride.errors import DebrideError
 from debride.evidence.blocks import Rows, dot, in_blocks, stacked
 from debride.evidence.ordering import largest, ranked
+from debride.relevance.rules import RuleSet
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images (B, C, *spatial), targets (B,)) -> relevance like the images.
@@ -40,7 +41,7 @@ class Explanations(TypedDict):
     top10_overlap: Spread
 
 
-def explainer_of(method: str, rules: str = "epsilon") -> Explainer:
+def explainer_of(method: str, rules: str | RuleSet = "epsilon_gamma_box") -> Explainer:
     """Give an explainer of the library: input relevance by this method.
 
     Parameters
@@ -66,7 +67,7 @@ def explainer_of(method: str, rules: str = "epsilon") -> Explainer:
     return explain
 
 
-def lrp_explainer(rules: str) -> Explainer:
+def lrp_explainer(rules: str | RuleSet) -> Explainer:
     """Give LRP's explainer with this rule set."""
     return explainer_of("lrp", rules)
 

@@ -47,6 +47,7 @@ from debride.evidence.watching import Seen, watch
 from debride.models.outputs import Task
 from debride.planning.costs import measure
 from debride.progress import track
+from debride.relevance.rules import RuleSet, rule_set
 
 SHOWN = 12
 """Images with heatmaps in the report."""
@@ -70,7 +71,7 @@ def evaluate(
     scale: Scale | None = None,
     speed: bool = True,
     onnx_speed: bool = False,
-    rules: str = "epsilon",
+    rules: str | RuleSet = "epsilon_gamma_box",
     columns: Mapping[str, Sequence[Any]] | None = None,
     subgroups: Sequence[str] | None = None,
     specificity: float = SPECIFICITY,
@@ -116,7 +117,9 @@ def evaluate(
     onnx_speed
         Whether to export both networks and time them in onnxruntime too.
     rules
-        LRP rule set of the heatmaps.
+        LRP's rule set of the heatmaps. γ and the bounds of the pixels (Montavon et al. 2019) give
+        heatmaps that hardly move under noise and move much in a damaged network (docs/evidence.md);
+        without bounds, each image's own extremes are taken.
     columns
         What is known of each image, by name: a value for every position in the split (a batch's
         "index", else in the order of `data`). Subgroups are made of them.
@@ -152,6 +155,7 @@ def evaluate(
     original = None if original is None else placed(original, place)
     second = None if second is None else placed(second, place)
     networks = [model] if original is None else [original, model]
+    rules = rule_set(rules)
     with frozen(*networks, *([] if second is None else [second])):
         seen = watch(networks, data, task, classes, split, explain, robustness, seed, place)
         p, labels, task = seen.probabilities, seen.labels, seen.task
@@ -162,7 +166,7 @@ def evaluate(
                 networks, seen, explain, explainer or lrp_explainer(rules), place, seed
             )
             if explanations is not None and explainer is None:
-                explanations = {**explanations, "method": "lrp", "rules": rules}
+                explanations = {**explanations, "method": "lrp", "rules": rules.name}
         example = seen.example.to(place)
         if explainer is not None:
             explainers = {"custom": explainer}
@@ -228,7 +232,7 @@ def _reasons(
     second: nn.Module | None,
     seen: Seen,
     explainers: Mapping[str, Explainer],
-    rules: str,
+    rules: RuleSet,
     known: Mapping[str, Sequence[Tensor]],
     place: torch.device,
     seed: int,
@@ -245,7 +249,7 @@ def _reasons(
         strata=[candidate.stratum for candidate in seen.even],
         classes=len(seen.classes),
         second=second,
-        rules=rules,
+        rules=rules.name,
         known=known,
         seed=seed,
     )

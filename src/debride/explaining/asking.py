@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError, hint
-from debride.explaining.baselines import baseline_of, grey
+from debride.explaining.baselines import baseline_of
 from debride.models.outputs import logits
 from debride.options import pairs_of, parsed, value_of
 from debride.relevance import (
@@ -25,10 +25,15 @@ from debride.relevance import (
     rule_set,
     rule_set_names,
 )
+from debride.relevance.rules import bounds_for
 from debride.relevance.rules.sets import CHOICES
 
 Explained = int | Callable[[Any], Tensor]
 """A class, or a function from the network's output to the values to explain."""
+
+
+USUAL = "epsilon_gamma_box"
+"""The rule set of lrp where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,14 @@ def asks_of(
     ('epsilon', 5, tensor([-1.]))
     """
     if not methods or not rules:
-        raise DebrideError("--method and --rules need a name each: leave them out for lrp, epsilon")
+        raise DebrideError(
+            "--method and --rules need a name each: leave them out for the usual ones"
+        )
     methods, rules = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(rules))
     for name in methods:
         if name not in method_names():
             raise DebrideError(f"no --method '{name}': {hint(name, method_names())}")
-    if "lrp" not in methods and rules != ("epsilon",):
+    if "lrp" not in methods and rules != (USUAL,):
         raise DebrideError("--rules is for the method lrp, which --method leaves out: add it")
     pairs = pairs_of(options)
     sets = {name: _Rules.named(name, preprocessing) for name in rules} if "lrp" in methods else {}
@@ -195,9 +202,8 @@ class _Rules:
         if not file and name not in rule_set_names():
             names = [known for known in rule_set_names() if known != "dlb_contrastive"]
             raise DebrideError(f"no --rules '{name}': {hint(name, names)}, or a .yaml file")
-        found = cls(name, _bounds(preprocessing) if name == "epsilon_gamma_box" else {})
         rule_set(name)
-        return found
+        return cls(name, bounds_for(name, *preprocessing.black_and_white()))
 
     def has(self, key: str, text: str) -> bool:
         """Tell whether the rule set has an option."""
@@ -218,12 +224,6 @@ class _Rules:
             if key not in CHOICES and isinstance(value, str):
                 raise DebrideError(f"--option {key}={value} is not a number")
         return rule_set(self.name, **{**self.defaults, **values}), values
-
-
-def _bounds(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Give black and white of each channel, as the network sees them."""
-    low, high = (grey(level, preprocessing).flatten().tolist() for level in (0.0, 1.0))
-    return {"low": tuple(low), "high": tuple(high)}
 
 
 def _nobody_has(key: str, known: Mapping[str, Iterable[str]], sets: Mapping[str, _Rules]) -> str:

@@ -209,11 +209,11 @@ class EvidenceSettings(Settings):
         panel="Evidence",
         metavar="",
     )
-    rules: str = option(
-        "epsilon",
-        "Relevance rules of LRP, as heatmap and as criterion: epsilon, epsilon_plus, "
-        "epsilon_plus_flat or attnlrp.",
-        panel="Relevance",
+    heatmap_rules: str = option(
+        "epsilon_gamma_box",
+        "Relevance rules of LRP's heatmaps: epsilon_gamma_box, epsilon, "
+        "epsilon_alpha2_beta1_flat, attnlrp and others of debride explain.",
+        panel="Evidence",
         metavar="RULES",
     )
     show_names: bool = option(

@@ -70,13 +70,13 @@ class ExplainSettings(NetworkSettings, Settings):
         shown="lrp",
     )
     rules: Words = option(
-        ("epsilon",),
+        ("epsilon_gamma_box",),
         "Rules of lrp, one or several: attnlrp, cplrp, dlb, epsilon, epsilon_alpha2_beta1_flat, "
         "epsilon_gamma_box (pixel bounds from the preparation), epsilon_plus, epsilon_plus_flat, "
         "or a .yaml file of your own.",
         panel="Relevance",
         metavar="A,B,...",
-        shown="epsilon",
+        shown="epsilon_gamma_box",
     )
     memory: float | None = option(
         None,

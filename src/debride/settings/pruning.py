@@ -81,6 +81,13 @@ class PruneSettings(
         panel="Cutting",
         metavar="NAME",
     )
+    rules: str = option(
+        "epsilon",
+        "Relevance rules of the criterion lrp: epsilon, epsilon_plus, epsilon_plus_flat, attnlrp "
+        "and others of debride explain.",
+        panel="Cutting",
+        metavar="RULES",
+    )
     macs: float | None = option(
         None,
         "Share of the multiply-accumulates to keep.",

@@ -7,7 +7,13 @@ from debride.relevance.rules.epsilon import Epsilon
 from debride.relevance.rules.first import Flat, WSquare, ZBox
 from debride.relevance.rules.gamma import Gamma
 from debride.relevance.rules.registry import make_rule, register_rule, rule_names
-from debride.relevance.rules.sets import RuleSet, register_rules, rule_set, rule_set_names
+from debride.relevance.rules.sets import (
+    RuleSet,
+    bounds_for,
+    register_rules,
+    rule_set,
+    rule_set_names,
+)
 from debride.relevance.rules.zplus import AlphaBeta, ZPlus
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "WSquare",
     "ZBox",
     "ZPlus",
+    "bounds_for",
     "make_rule",
     "register_rule",
     "register_rules",

@@ -127,6 +127,20 @@ def rule_set_names() -> tuple[str, ...]:
     return tuple(sorted(_RULE_SETS))
 
 
+def bounds_for(
+    rules: str, low: tuple[float, ...], high: tuple[float, ...]
+) -> dict[str, tuple[float, ...]]:
+    """Return the options that bound the pixels, for a named rule set that has them.
+
+    Examples
+    --------
+    >>> bounds_for("epsilon_gamma_box", (-1.0,), (1.0,)), bounds_for("epsilon", (-1.0,), (1.0,))
+    ({'low': (-1.0,), 'high': (1.0,)}, {})
+    """
+    known = inspect.signature(_RULE_SETS[rules]).parameters if rules in _RULE_SETS else {}
+    return {key: side for key, side in (("low", low), ("high", high)) if key in known}
+
+
 def rule_set(rules: str | Path | RuleSet, **options: Any) -> RuleSet:
     """Return the rule set of that name or YAML file; a rule set is returned as it is.
 
