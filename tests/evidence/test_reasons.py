@@ -9,7 +9,7 @@ from debride.errors import DebrideError
 from debride.evidence import Evidence, evaluate
 from debride.evidence.explanations import heatmaps, spearman
 from debride.evidence.likeness import MEASURES
-from debride.evidence.reasons import NOISE, measure_reasons
+from debride.evidence.reasons import AGREE, NOISE, measure_reasons
 from debride.evidence.state import frozen
 
 from .tiny_classifier import Tiny, gradient_times_input
@@ -107,11 +107,35 @@ def test_numbers_are_those_of_a_plain_loop(images: Tensor):
     assert kinds == [("noise", NOISE[0]), ("noise", NOISE[1]), ("training", None)]
     for each, wanted in zip(found["yardsticks"], [*noisy, retrained], strict=True):
         assert each["likeness"]["values"]["spearman"] == pytest.approx(wanted.tolist(), abs=1e-4)
-        beyond = (pruned < wanted.quantile(0.05)).double().mean().item()
+        beyond = (pruned < wanted.quantile(0.05).clamp(max=AGREE)).double().mean().item()
         assert each["beyond"]["spearman"] == pytest.approx(beyond)
     for k in range(3):
         assert found["classes"]["spearman"][k]["mean"] == pytest.approx(pruned[k::3].mean().item())
     assert found["faithfulness"]["images"] == 12
+
+
+@pytest.mark.parametrize(("mixed", "beyond"), [(0.3, 0.0), (3.0, 1.0)])
+def test_heatmaps_that_agree_are_not_beyond_noise_that_moves_next_to_nothing(
+    images: Tensor, mixed: float, beyond: float
+):
+    images = images[:12]
+    pattern, other = torch.randn(2, *images[0].shape, generator=torch.Generator().manual_seed(0))
+    original, model = Tiny(), Tiny(seed=1)
+    drawn = {id(original): pattern, id(model): pattern + mixed * other}
+
+    def calm(network: nn.Module, some: Tensor, _targets: Tensor) -> Tensor:
+        return drawn[id(network)] + 1e-4 * some
+
+    found = measure_reasons(
+        [original, model], images, torch.zeros(12, dtype=torch.long), {"calm": calm},
+        task="multiclass", indices=range(12), strata=[0] * 12, classes=3,
+    )["calm"]  # fmt: skip
+    noise = found["yardsticks"][-1]
+    moved = found["likeness"]["quantiles"]["spearman"]
+    assert moved["q95"] < noise["likeness"]["quantiles"]["spearman"]["q05"]
+    assert (moved["q05"] > AGREE) is (beyond == 0)
+    assert noise["beyond"]["spearman"] == noise["classes"]["spearman"][0] == beyond
+    assert noise["beyond"]["ssim"] == 1.0
 
 
 def test_each_class_is_held_against_its_own_yardstick(images: Tensor):

@@ -27,6 +27,8 @@ NOISE = (0.05, 0.2)
 Grey values of medical images spread over about a quarter of their range: this is about 1 % and
 5 % of the range, an ordinary and a poor detector.
 """
+AGREE = 0.7
+"""Rank correlation from which on two heatmaps agree, however little noise moves them."""
 LEAST = 10
 """Images of a class below which nothing is said of the class alone."""
 FAITHFUL = 64
@@ -57,8 +59,8 @@ class Yardstick(TypedDict):
     """Share of the images that pruning moved further than all but 5 % of the yardstick's.
 
     By measure: the share of before-and-after values worse than the yardstick's 5th percentile
-    (95th for `centre_shift`). About 0.05 if pruning does no more than the yardstick; None
-    without an original.
+    (95th for `centre_shift`), of rank correlations only those below `AGREE`. About 0.05 if
+    pruning does no more than the yardstick; None without an original.
     """
     classes: NotRequired[dict[str, list[float | None]]]
     """`beyond` of each class in order, its images beside the yardstick's of the same class.
@@ -227,12 +229,17 @@ def _yardstick(
 
 
 def _beyond(name: str, moved: Tensor, measured: Tensor, least: int = 1) -> float | None:
-    """Give the share of the images that moved further than all but 5 % of the yardstick's."""
+    """Give the share of the images that moved further than all but 5 % of the yardstick's.
+
+    Where noise moves next to nothing, everything is further: heatmaps that agree do not count.
+    """
     limit, known = quantiles(measured), moved[~moved.isnan()]
     if limit is None or min(len(known), limit["images"]) < least:
         return None
-    further = known > limit["q95"] if name == "centre_shift" else known < limit["q05"]
-    return float(further.double().mean())
+    if name == "centre_shift":
+        return float((known > limit["q95"]).double().mean())
+    least_alike = min(limit["q05"], AGREE) if name == "spearman" else limit["q05"]
+    return float((known < least_alike).double().mean())
 
 
 def _faithful(

@@ -71,7 +71,7 @@ class Limits:
     calibration: Limit = (0.03, 0.08)
     subgroups: Limit = (0.06, 0.12)
     decisions: Limit = (0.10, 0.25)
-    explanations: Limit = (0.50, 0.90)
+    explanations: Limit = (0.30, 0.60)
     yardstick: Limit = (0.10, 0.50)
     class_reasons: Limit = (0.50, 0.90)
     localisation: Limit = (0.20, 0.40)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from debride.evidence.evidence import Evidence
 from debride.evidence.localisation import ClassMass
+from debride.evidence.reasons import AGREE
 from debride.evidence.task import Performance
 from debride.evidence.verdict import original_guesses
 
@@ -169,7 +170,7 @@ def agreement(correlation: float) -> str:
     >>> agreement(0.87), agreement(0.1)
     ('Explanations agree', 'Explanations differ')
     """
-    if correlation >= 0.7:
+    if correlation >= AGREE:
         return "Explanations agree"
     return "Explanations agree in part" if correlation >= 0.4 else "Explanations differ"
 
