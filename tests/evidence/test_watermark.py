@@ -37,14 +37,13 @@ def test_a_network_that_reads_the_watermark_is_caught(by_lesion, burnt):
         assert judged[kept]["outcome"] == "pass", kept
     # trainings differ between processors and numbers of threads: figures with room
     assert judged["class_reasons"]["value"] > 2 * judged["yardstick"]["value"]
-    assert judged["class_reasons"]["of"].split(" (")[0] == "nodule, Grad-CAM"
+    assert judged["class_reasons"]["of"].startswith("nodule, ")
     assert judged["explanations"]["outcome"] != "pass"
-    assert judged["explanations"]["value"] > 0.7
     mass = found.localisation["classes"][NODULE]["mass"]
     assert mass["change"]["high"] < 0
-    assert judged["localisation"]["outcome"] != "pass"
+    assert judged["localisation"]["outcome"] == "fail"
     assert judged["localisation"]["of"].split(" (")[0] == "nodule"
-    assert judged["localisation"]["value"] > 0.2
+    assert judged["localisation"]["value"] > 0.6
     unmarked = evaluate(
         by_mark, phantoms()[0].batches("test"), explain=0, robustness=0, speed=False
     )
