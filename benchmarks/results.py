@@ -204,8 +204,8 @@ def table(results: dict[str, Any]) -> str:
         "gradients and no fine-tuning. Every choice is made on validation; test is reported once.",
         "One seed: a direction, not a mean. Accuracies are balanced, in percent. Latency is that",
         "of the original over that of the pruned network, in torch, taken in turns. Made before",
-        "reconstruction and the heatmaps by γ became the defaults; [the benchmark](benchmark.md) and",
-        "[the evidence](evidence.md) have these.",
+        "reconstruction and the heatmaps by γ became the defaults; [the benchmark](benchmark.md)",
+        "and [the evidence](evidence.md) have these.",
         "",
         "| network, data | asked | MACs kept | parameters kept "
         "| validation before → after (points) | limit | test before → after (points) "
