@@ -246,12 +246,13 @@ def _figure(value: float, unit: str, more: int = 0) -> str:
 
     Examples
     --------
-    >>> _figure(0.0213, "points"), _figure(0.25, "percent"), _figure(0.3, "number", 1)
-    ('2.1', '25.0%', '0.300')
+    >>> _figure(-0.0001, "points"), _figure(0.25, "percent"), _figure(0.3, "number", 1)
+    ('0.0', '25.0%', '0.300')
     """
+    # z: what rounds to nothing has no sign
     if unit == "number":
-        return f"{value:.{2 + more}f}"
-    return f"{100 * value:.{1 + more}f}" + ("%" if unit == "percent" else "")
+        return f"{value:z.{2 + more}f}"
+    return f"{100 * value:z.{1 + more}f}" + ("%" if unit == "percent" else "")
 
 
 def show_step(record: StepRecord) -> None:

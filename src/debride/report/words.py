@@ -29,10 +29,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 
     Examples
     --------
-    >>> percent(0.9431), percent(-0.05), percent(None)
-    ('94.3\u202f%', '−5.0\u202f%', '–')
+    >>> percent(0.9431), percent(-0.05), percent(-0.0001), percent(None)
+    ('94.3\u202f%', '−5.0\u202f%', '0.0\u202f%', '–')
     """
-    return "–" if share is None else f"{share * 100:.{digits}f}{NARROW}%".replace("-", "−")
+    return "–" if share is None else f"{share * 100:z.{digits}f}{NARROW}%".replace("-", "−")
 
 
 def points(after: float | None, before: float | None) -> str:
@@ -58,7 +58,7 @@ def number(value: float | None, digits: int = 2) -> str:
     >>> number(-0.456), number(None)
     ('−0.46', '–')
     """
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def whole(value: int) -> str:
