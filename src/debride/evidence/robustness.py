@@ -16,7 +16,7 @@ from debride.evidence.task import Labels, performance
 from debride.models.outputs import Task, probable
 from debride.progress import track
 
-EXPLAINED = 32
+EXPLAINED = 16
 """Images whose heatmaps are compared with those of the clean images, at most."""
 
 
