@@ -167,6 +167,7 @@ IG = "prune --data toy.npz --model tinynet:make --out x --force --criterion ig"
         ("apply --plan no.json --data toy.npz --model tinynet:make --out x", "no file 'no.json'"),
         ("apply --plan toy.npz --data toy.npz --model tinynet:make --out x", "is no text file"),
         ("evaluate --data toy.npz --model base --trust --original gone", "gone"),
+        ("evaluate --data toy.npz --model base --trust --heatmap-rules epsilom", "epsilom"),
         ("explain --model base --trust --images gone --out x", "no file or folder 'gone'"),
         ("explain --model tinynet:make --images gone.png --out x", "gone.png"),
         ("report gone", "no folder 'gone': check RUN"),

@@ -20,10 +20,11 @@ from debride.data.preprocessing import Preprocessing
 from debride.errors import DebrideError
 from debride.evidence.pictures import picture
 from debride.explaining import raw
-from debride.explaining.asking import USUAL, asks_of, class_named
+from debride.explaining.asking import asks_of, class_named
 from debride.explaining.maps import shown_cut
 from debride.explaining.work import _pixels
 from debride.relevance import attribute, engine
+from debride.relevance.rules import HEATMAPS
 from debride.relevance.rules.first import ZBox
 from debride.report.overlay import Panel, as_png, figure
 from debride.settings import ExplainSettings
@@ -416,10 +417,11 @@ def test_check_sums_what_does_not_fit_on_the_screen(place: Path, say: Say) -> No
     assert len(found["modules"]) == 62
 
 
-def test_the_usual_rules_are_the_default_of_the_command() -> None:
-    from debride.settings import ExplainSettings
+def test_the_usual_rules_are_the_default_of_the_commands() -> None:
+    from debride.settings import ExplainSettings, PruneSettings
 
-    assert ExplainSettings.model_fields["rules"].default == (USUAL,)
+    assert ExplainSettings.model_fields["rules"].default == (HEATMAPS,)
+    assert PruneSettings.model_fields["heatmap_rules"].default == HEATMAPS
 
 
 # -- rules and options ------------------------------------------------------------------------
@@ -493,21 +495,21 @@ def test_rules_of_ones_own(base: Path, say: Say) -> None:
         ("lrp", "none.yaml", (), "cannot read the rule set 'none.yaml'"),
         ("lrp", "dlb_contrastive", (), "runs as --method dlb_contrastive"),
         ("ig", "attnlrp", (), "--rules is for the method lrp"),
-        ("ig", USUAL, ("n_stps=5",), "an option 'n_stps': did you mean 'n_steps'"),
+        ("ig", HEATMAPS, ("n_stps=5",), "an option 'n_stps': did you mean 'n_steps'"),
         ("lrp", "epsilon", ("n_steps=5",), "ig has it; add it to --method"),
         ("lrp", "attnlrp", ("alpha=5",), "known are lrp: memory"),
         ("lrp", "epsilon", ("low=1",), "epsilon_gamma_box have"),
         ("lrp", "epsilon", ("attention=x",), "attention='x': give one of"),
         ("lrp", "epsilon", ("epsilon=x",), "--option epsilon=x is not a number"),
-        ("ig", USUAL, ("n_steps",), "--option 'n_steps' is not KEY=VALUE"),
-        ("ig", USUAL, ("n_steps=5", "n-steps=6"), "--option n_steps is given twice"),
-        ("ig", USUAL, ("n_steps=a",), "n_steps=a does not fit: ig takes a whole number"),
-        ("ig", USUAL, ("n_steps=2.5",), "takes a whole number"),
-        ("occlusion", USUAL, ("window=x",), "a whole number or several, with commas"),
-        ("gradcam", USUAL, ("relu=2",), "takes true or false"),
-        ("ig", USUAL, ("baseline=white",), "one of zero (black), mean, blur"),
-        ("ig", USUAL, ("baseline=-1",), "baseline=-1.0 is no grey"),
-        ("dlb", USUAL, ("norm=x",), "dlb takes fold or pass"),
+        ("ig", HEATMAPS, ("n_steps",), "--option 'n_steps' is not KEY=VALUE"),
+        ("ig", HEATMAPS, ("n_steps=5", "n-steps=6"), "--option n_steps is given twice"),
+        ("ig", HEATMAPS, ("n_steps=a",), "n_steps=a does not fit: ig takes a whole number"),
+        ("ig", HEATMAPS, ("n_steps=2.5",), "takes a whole number"),
+        ("occlusion", HEATMAPS, ("window=x",), "a whole number or several, with commas"),
+        ("gradcam", HEATMAPS, ("relu=2",), "takes true or false"),
+        ("ig", HEATMAPS, ("baseline=white",), "one of zero (black), mean, blur"),
+        ("ig", HEATMAPS, ("baseline=-1",), "baseline=-1.0 is no grey"),
+        ("dlb", HEATMAPS, ("norm=x",), "dlb takes fold or pass"),
     ],
 )
 def test_mistakes_in_methods_are_one_sentence(

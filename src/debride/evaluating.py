@@ -20,6 +20,7 @@ from debride.files import check_free
 from debride.opening import Job, open_job
 from debride.options import pairs_of
 from debride.provenance import Stopwatch
+from debride.relevance.rules import rule_set
 from debride.report import pages
 from debride.reporting import names_of
 
@@ -35,6 +36,7 @@ def check_evidence(settings: Measuring, job: Job, split: str) -> None:
     check_columns(list(job.columns(split)), _wanted(settings))
     for method in _methods(settings) or ():
         explainer_of(method)
+    rule_set(settings.heatmap_rules)
     if settings.yardstick is not None:
         _beside(settings, settings.yardstick, job)
 

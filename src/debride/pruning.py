@@ -33,7 +33,7 @@ from debride.points import Points
 from debride.recovery import begin, check_recovery, tries
 from debride.recovery.finetune import FineTuned, FineTuning
 from debride.recovery.finetune import finetune as learn_from
-from debride.relevance.rules import RuleSet, rule_set
+from debride.relevance.rules import HEATMAPS, RuleSet, rule_set
 from debride.stepping import CANDIDATES, Stepper, record_of
 from debride.timing import stopwatch
 from debride.validation import Validation
@@ -90,7 +90,7 @@ def prune(
     criterion: str = "lrp",
     options: Mapping[str, Any] | None = None,
     rules: str = "epsilon",
-    heatmap_rules: str | RuleSet = "epsilon_gamma_box",
+    heatmap_rules: str | RuleSet = HEATMAPS,
     macs: float | Sequence[float] | None = None,
     params: float | None = None,
     bytes: float | None = None,

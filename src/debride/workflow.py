@@ -152,7 +152,6 @@ def prune(settings: PruneSettings) -> None:
     options = values_of(settings.criterion, pairs, criterion_options(settings.criterion) or {})
     check_strategy(settings.reference_strategy)
     rule_set(settings.rules)
-    rule_set(settings.heatmap_rules)
     asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
     job = open_job(settings)

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from debride.errors import DebrideError
 from debride.evidence.blocks import Rows, dot, in_blocks, stacked
 from debride.evidence.ordering import largest, ranked
-from debride.relevance.rules import RuleSet
+from debride.relevance.rules import HEATMAPS, RuleSet
 
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images (B, C, *spatial), targets (B,)) -> relevance like the images.
@@ -41,7 +41,7 @@ class Explanations(TypedDict):
     top10_overlap: Spread
 
 
-def explainer_of(method: str, rules: str | RuleSet = "epsilon_gamma_box") -> Explainer:
+def explainer_of(method: str, rules: str | RuleSet = HEATMAPS) -> Explainer:
     """Give an explainer of the library: input relevance by this method.
 
     Parameters

@@ -127,7 +127,8 @@ def localisation(
     def over(some: Array) -> list[Compared]:
         images, figures = some.shape[1:]
         counts = np.full(figures, np.nan)
-        counts[POINTING:][:1] = images  # the only one that is 0 or 1 for an image
+        if figures > POINTING:  # the only one that is 0 or 1 for an image
+            counts[POINTING] = images
         return compared(
             [means(each) for each in some],
             np.zeros(images, dtype=np.int64),

@@ -47,7 +47,7 @@ from debride.evidence.watching import Seen, watch
 from debride.models.outputs import Task
 from debride.planning.costs import measure
 from debride.progress import track
-from debride.relevance.rules import RuleSet, rule_set
+from debride.relevance.rules import HEATMAPS, RuleSet, rule_set
 
 SHOWN = 12
 """Images with heatmaps in the report."""
@@ -71,7 +71,7 @@ def evaluate(
     scale: Scale | None = None,
     speed: bool = True,
     onnx_speed: bool = False,
-    rules: str | RuleSet = "epsilon_gamma_box",
+    rules: str | RuleSet = HEATMAPS,
     columns: Mapping[str, Sequence[Any]] | None = None,
     subgroups: Sequence[str] | None = None,
     specificity: float = SPECIFICITY,

@@ -25,15 +25,11 @@ from debride.relevance import (
     rule_set,
     rule_set_names,
 )
-from debride.relevance.rules import bounds_for
+from debride.relevance.rules import HEATMAPS, bounds_for
 from debride.relevance.rules.sets import CHOICES
 
 Explained = int | Callable[[Any], Tensor]
 """A class, or a function from the network's output to the values to explain."""
-
-
-USUAL = "epsilon_gamma_box"
-"""The rule set of lrp where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def asks_of(
     for name in methods:
         if name not in method_names():
             raise DebrideError(f"no --method '{name}': {hint(name, method_names())}")
-    if "lrp" not in methods and rules != (USUAL,):
+    if "lrp" not in methods and rules != (HEATMAPS,):
         raise DebrideError("--rules is for the method lrp, which --method leaves out: add it")
     pairs = pairs_of(options)
     sets = {name: _Rules.named(name, preprocessing) for name in rules} if "lrp" in methods else {}

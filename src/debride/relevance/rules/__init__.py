@@ -3,6 +3,7 @@
 from debride.relevance.rules import composites  # noqa: F401  (they register themselves)
 from debride.relevance.rules.backtrace import Backtrace, Contrastive
 from debride.relevance.rules.base import Rule
+from debride.relevance.rules.composites import HEATMAPS
 from debride.relevance.rules.epsilon import Epsilon
 from debride.relevance.rules.first import Flat, WSquare, ZBox
 from debride.relevance.rules.gamma import Gamma
@@ -17,6 +18,7 @@ from debride.relevance.rules.sets import (
 from debride.relevance.rules.zplus import AlphaBeta, ZPlus
 
 __all__ = [
+    "HEATMAPS",
     "AlphaBeta",
     "Backtrace",
     "Contrastive",

@@ -12,6 +12,9 @@ from debride.relevance.rules.gamma import Gamma
 from debride.relevance.rules.sets import RuleSet, register_rules
 from debride.relevance.rules.zplus import AlphaBeta, ZPlus
 
+HEATMAPS = "epsilon_gamma_box"
+"""The rule set of heatmaps where none is asked for: docs/evidence.md says why."""
+
 
 @register_rules("epsilon")
 def epsilon(epsilon: float = 0.0) -> RuleSet:
