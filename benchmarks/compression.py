@@ -25,8 +25,8 @@ import yaml
 
 from debride.comparing.figures import figure
 from debride.comparing.grid import cells_of, read_grid
-from debride.comparing.summary import Line, lines_of, mean, rows_of
-from debride.comparing.tables import named, page, places, share, signed
+from debride.comparing.summary import Line, lines_of, mean, named, rows_of
+from debride.comparing.tables import page, places, share, signed
 from debride.files import write_atomic
 
 HERE = Path(__file__).parent

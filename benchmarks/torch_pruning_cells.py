@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debride.comparing.cells import is_trained, measured, result_path
+from debride.comparing.cells import is_trained, result_path
 from debride.comparing.grid import Cell, Study, cells_of, read_grid
+from debride.comparing.measuring import Measuring
 from debride.data.batches import unpack
 from debride.files import write_atomic
 from debride.opening import Job, open_job
@@ -83,6 +84,8 @@ def run(cell: Cell, importance: str) -> None:
     images, labels = unpack(next(iter(job.batches("train", indices=chosen.indices))))
     judge = Validation(model, job.batches("val"), job.task, job.network.device)
     whole = measure(model, images[:1])
+    rules = job.network.rules(cell.prune.heatmap_rules)
+    measuring = Measuring(job, rules, cell.study.seed)
     points = []
     for step, budget in enumerate((1.0, *cell.budgets)):
         small = model
@@ -103,7 +106,7 @@ def run(cell: Cell, importance: str) -> None:
             "before_recovery": metric,
             "after_recovery": metric,
             "normalise": None,
-            "test": measured(small, job),
+            **measuring(small),
             "finetuned": None,
         }
         points.append(point)

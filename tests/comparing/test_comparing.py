@@ -65,6 +65,13 @@ def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
     assert stepwise[1] == {**shot[1], "step": 1} == tuned[1]
     assert stepwise[3] == {**tuned[3], "finetuned": None}
     assert tuned[3]["finetuned"]["epochs"] == 1
+    whole, smallest = stepwise[0], stepwise[3]
+    assert (whole["same_decisions"], whole["heatmaps"]) == (1.0, pytest.approx(1.0))
+    # of 30 images; wrong on some and right as before on the others
+    changed = 30 * (1 - smallest["same_decisions"])
+    assert changed == pytest.approx(round(changed))
+    assert changed >= 29.99 * (whole["test"]["accuracy"] - smallest["test"]["accuracy"])
+    assert -1 <= smallest["heatmaps"] < 1
     page = (trained / "gridded" / "comparison.md").read_text()
     assert "## tiny, toy" in page
     assert "| tuned, fine-tuned | 2 |" in page

@@ -11,7 +11,9 @@ from debride.comparing.summary import Mean, crossing, lines_of, removed_at, rows
 from debride.comparing.tables import as_csv, page
 
 
-def _point(budget: float, validation: float, test: float, tuned: float | None = None) -> Any:
+def _point(
+    budget: float, validation: float, test: float, tuned: float | None = None, **alike: float
+) -> Any:
     measured = {"accuracy": test, "balanced_accuracy": test, "roc_auc": None}
     return {
         "budget": budget,
@@ -23,6 +25,7 @@ def _point(budget: float, validation: float, test: float, tuned: float | None = 
         "before_recovery": validation - 0.1,
         "after_recovery": validation,
         "test": measured,
+        **alike,
         "finetuned": None
         if tuned is None
         else {"after_recovery": tuned, "test": {**measured, "balanced_accuracy": tuned}},
@@ -40,7 +43,13 @@ CELLS = [
     _cell(
         "good", 0, _point(1, 0.9, 0.92), _point(0.5, 0.895, 0.915), _point(0.2, 0.85, 0.875, 0.9)
     ),
-    _cell("good", 1, _point(1, 0.9, 0.92), _point(0.5, 0.91, 0.925), _point(0.2, 0.89, 0.905)),
+    _cell(
+        "good",
+        1,
+        _point(1, 0.9, 0.92, same_decisions=1.0, heatmaps=1.0),
+        _point(0.5, 0.91, 0.925, same_decisions=0.96, heatmaps=0.9),
+        _point(0.2, 0.89, 0.905, same_decisions=0.9, heatmaps=0.5),
+    ),
     _cell("bad", 0, _point(1, 0.9, 0.92), _point(0.5, 0.8, 0.82), _point(0.2, 0.5, 0.5)),
 ]
 
@@ -79,7 +88,11 @@ def test_lines_are_means_over_seeds_the_best_first() -> None:
     assert good.losses[0.2].value == pytest.approx((4.5 + 1.5) / 2)
     assert good.test_loss.value == pytest.approx((0.5 + 1.5) / 2)
     assert good.mean_loss.value == pytest.approx(((0.5 + 4.5) / 2 + (-0.5 + 1.5) / 2) / 2)
+    # one of the two cells measured it
+    assert good.same_decisions == Mean(pytest.approx(0.93), None, 1)
+    assert good.heatmaps == Mean(pytest.approx(0.7), None, 1)
     assert lines[1].macs_removed == Mean(0.0, None, 1)
+    assert lines[1].heatmaps is None
     # the network was tuned at one budget, and lost a point there
     assert lines[2].macs_removed.value == pytest.approx(0.8)
     assert lines[2].losses[0.2].value == pytest.approx(2.0)
@@ -87,7 +100,9 @@ def test_lines_are_means_over_seeds_the_best_first() -> None:
 
 def test_the_page_and_the_table_say_the_same() -> None:
     text = page(lines_of(rows_of(CELLS)), "figures")
-    assert "| bad | 1 | 0 % | 0 % | 0.0 | 5 % | 26.0 | 10.0 | 42.0 |" in text
+    assert "| bad | 1 | 0 % | 0 % | 0.0 | 5 % | 26.0 |  |  | 10.0 | 42.0 |" in text
+    assert "| 93 % | 0.70 | −0.0" not in text
+    assert "| 2.0 ± 12.7 | 93 % | 0.70 | 0.0 ± 12.7 |" in text
     assert "| good, fine-tuned | 1 | 80 % | 96 % | 2.0 |" in text
     table = list(csv.DictReader(io.StringIO(as_csv(rows_of(CELLS)))))
     assert len(table) == 10
@@ -102,3 +117,8 @@ def test_a_figure_draws_the_ten_best() -> None:
     assert "the 10 best of 12" in drawn
     assert ">c9<" in drawn
     assert ">c10<" not in drawn
+
+
+def test_heatmaps_have_a_panel_of_their_own_where_they_were_measured() -> None:
+    assert "rank correlation of heatmaps" in figure(rows_of(CELLS), "net, scans")
+    assert "rank correlation of heatmaps" not in figure(rows_of(CELLS[2:]), "net, scans")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from debride.errors import DebrideError
 from debride.relevance import RuleSet, attribute
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules import (
@@ -333,3 +334,10 @@ def test_two_transposed_products_in_one(groups, transposed):
     found = operator.adjoints(c, x, kernel, kernel.abs())
     expected = operator.adjoint(c, x, kernel), operator.adjoint(c, x, kernel.abs())
     torch.testing.assert_close(found, expected)
+
+
+def test_bounds_for_another_number_of_channels_are_refused() -> None:
+    rules = RuleSet("box", Epsilon(), Epsilon(), first=ZBox((0.0,) * 3, (1.0,) * 3))
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).eval()
+    with pytest.raises(DebrideError, match="3 values as 'low' for an input of 1 channels"):
+        attribute(model, torch.rand(1, 1, 4, 4), 0, rules=rules)

@@ -14,13 +14,11 @@ from torch import nn
 
 from debride import workflow
 from debride.comparing.grid import Cell, Study
+from debride.comparing.measuring import Measuring
 from debride.criteria import criterion_options
 from debride.errors import DebrideError
-from debride.evidence.task import Performance, performance
 from debride.files import write_atomic
 from debride.finetuning import training_images, tuning_of
-from debride.models.outputs import probable
-from debride.models.state import undisturbed
 from debride.opening import Job, open_job
 from debride.options import pairs_of, values_of
 from debride.planning.plan import PlannedGroup
@@ -185,6 +183,8 @@ class _Visits:
             _check_settings(cell.prune.out, kept["settings"], cell)
             self._points = {point["budget"]: point for point in kept["points"]}
         self.tuning = tuning_of(cell.prune)
+        rules = job.network.rules(cell.prune.heatmap_rules)
+        self.measure = Measuring(job, rules, cell.study.seed)
 
     @property
     def budgets(self) -> set[float]:
@@ -206,7 +206,7 @@ class _Visits:
             point = {
                 "budget": asked,
                 **{name: getattr(record, name) for name in _KEPT},
-                "test": measured(model, self.job),
+                **self.measure(model),
                 "finetuned": None,
             }
             if asked in self.cell.finetune_at:
@@ -237,19 +237,6 @@ class _Visits:
             "after_recovery": found.after,
             "epochs": len(found.history),
             "best_epoch": found.best_epoch,
-            "test": measured(small, job),
+            **self.measure(small),
             "seconds": watch.seconds()["total"],
         }
-
-
-def measured(model: nn.Module, job: Job) -> Performance:
-    """Measure a network on the images that results are reported on."""
-    outcomes, labels, split = [], [], job.final_split
-    with undisturbed(model):
-        model.eval()
-        for batch in job.batches(split):
-            images = batch["image"].to(job.network.device)
-            outcomes.append(probable(model, images, job.task))
-            labels.append(batch["label"])
-    truth = torch.cat(labels).numpy()
-    return performance(torch.cat(outcomes).numpy(), truth, job.task, job.source.classes, split)

@@ -6,37 +6,43 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from debride import screens
-from debride.comparing.summary import Line
-from debride.comparing.tables import named, share, signed
+from debride.comparing.summary import Line, named
+from debride.comparing.tables import correlation, share, signed
 
 
 def show_lines(lines: Sequence[Line]) -> None:
-    """Say how much each criterion removes at one point of loss."""
+    """Say how much each criterion removes at one point of loss, and whether the reasons stayed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("network, data", "criterion"):
-        table.add_column(column)
+    table.add_column("network, data\n  criterion", overflow="fold")
     for column in (
-        "MACs removed",
-        "parameters",
-        "its test loss",
-        "at −1 on test",
-        "mean loss",
-        "seeds",
+        "MACs\nremoved",
+        "its test\nloss",
+        "−1 on\ntest at",
+        "mean\nloss",
+        "heat-\nmaps",
     ):
         table.add_column(column, justify="right")
     before = ""
     for line in lines:
         place = f"{line.network}, {line.data}"
+        if place != before:
+            table.add_row(f"[bold]{escape(place)}[/]")
         table.add_row(
-            "" if place == before else escape(place), escape(named(line.criterion, line.stage)),
+            Padding(escape(named(line.criterion, line.stage)), (0, 0, 0, 2)),
             share(line.macs_removed),
-            share(line.params_removed), signed(line.test_loss), share(line.test_macs_removed),
+            signed(line.test_loss),
+            share(line.test_macs_removed),
             signed(line.mean_loss),
-            str(line.macs_removed.count),
-        )  # fmt: skip
+            correlation(line.heatmaps),
+        )
         before = place
     screens.show(table)
-    screens.say("", "removed by the smallest network that lost at most one point on validation")
+    screens.say(
+        "",
+        "removed by the smallest network that lost at most one point on validation; mean loss and "
+        "heatmaps (rank correlation with those before any cut) over all budgets, on test",
+    )

@@ -15,6 +15,7 @@ Row = dict[str, Any]
 
 STAGES = ("repaired", "finetuned")
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
+ALIKE = ("same_decisions", "heatmaps")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Line:
         Share of the MACs at which the test curve first crosses a loss of one point.
     mean_loss : Mean
         Of all budgets, on the test images: less a matter of luck than where a line is crossed.
+    same_decisions, heatmaps : Mean or None
+        Of all budgets, on the test images: the share decided as the original does, and the rank
+        correlation of the heatmaps with the original's. None where a cell did not measure it.
     """
 
     network: str
@@ -63,6 +67,8 @@ class Line:
     test_loss: Mean
     test_macs_removed: Mean
     mean_loss: Mean
+    same_decisions: Mean | None
+    heatmaps: Mean | None
 
 
 def rows_of(cells: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -90,12 +96,25 @@ def rows_of(cells: Iterable[Mapping[str, Any]]) -> list[Row]:
                         "validation_before_repair": point["before_recovery"],
                         "validation": seen["after_recovery"],
                         **{f"test_{name}": seen["test"][name] for name in METRICS},
+                        # cells of earlier versions have none
+                        **{f"test_{name}": seen.get(name) for name in ALIKE},
                         "validation_loss": 100 * (whole["after_recovery"] - seen["after_recovery"]),
                         "test_loss": 100
                         * (whole["test"]["balanced_accuracy"] - seen["test"]["balanced_accuracy"]),
                     }
                 )
     return rows
+
+
+def named(criterion: str, stage: str) -> str:
+    """Call a line as tables and figures do.
+
+    Examples
+    --------
+    >>> named("lrp", "repaired"), named("lrp", "finetuned")
+    ('lrp', 'lrp, fine-tuned')
+    """
+    return criterion + (", fine-tuned" if stage == "finetuned" else "")
 
 
 def removed_at(rows: Sequence[Row], loss: float) -> Row | None:
@@ -172,15 +191,23 @@ def lines_of(rows: Sequence[Row], loss: float = 0.01) -> list[Line]:
                 mean(row["params_removed"] if row else 0.0 for row in best),
                 mean(row["test_loss"] if row else 0.0 for row in best),
                 mean(crossing(way, loss) for way in ways),
-                mean(
-                    float(np.mean([row["test_loss"] for row in way if row["budget"] != 1]))
-                    for way in ways
-                ),
+                mean(_over_budgets(way, "test_loss") or 0.0 for way in ways),
+                *(_known(_over_budgets(way, f"test_{name}") for way in ways) for name in ALIKE),
             )
         )
     return sorted(
         lines, key=lambda x: (x.network, x.data, STAGES.index(x.stage), x.mean_loss.value)
     )
+
+
+def _over_budgets(way: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in way if row["budget"] != 1]
+    return float(np.mean(values)) if values and None not in values else None
+
+
+def _known(values: Iterable[float | None]) -> Mean | None:
+    found = [value for value in values if value is not None]
+    return mean(found) if found else None
 
 
 def mean(values: Iterable[float]) -> Mean:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from debride.comparing.figures import figure
-from debride.comparing.summary import Line, Mean, Row, lines_of, rows_of
+from debride.comparing.summary import Line, Mean, Row, lines_of, named, rows_of
 from debride.files import write_atomic
 
 SHOWN = 5
@@ -81,11 +81,11 @@ def page(
         text += [f"![Test balanced accuracy lost]({figures}/{network}-{data}.svg)", ""]
         text.append(
             "| criterion | seeds | MACs removed | parameters removed | its test loss "
-            "| MACs removed at −1 on test | mean loss | "
+            "| MACs removed at −1 on test | mean loss | same decisions | heatmaps | "
             + " | ".join(f"loss at {budget:.0%}" for budget in shown)
             + " |"
         )
-        text.append("|---" * (7 + len(shown)) + "|")
+        text.append("|---" * (9 + len(shown)) + "|")
         for line in part:
             losses = [signed(line.losses.get(budget)) for budget in shown]
             text.append(
@@ -93,6 +93,7 @@ def page(
                 f"| {share(line.macs_removed)} "
                 f"| {share(line.params_removed)} | {signed(line.test_loss)} "
                 f"| {share(line.test_macs_removed)} | {signed(line.mean_loss)} "
+                f"| {share(line.same_decisions)} | {correlation(line.heatmaps)} "
                 f"| {' | '.join(losses)} |"
             )
         text.append("")
@@ -103,32 +104,39 @@ _LEGEND = (
     "Losses are points of balanced accuracy against the network before any cut; negative is better",
     "than it. *MACs removed* and *parameters removed* are those of the smallest network that lost",
     "at most one point on the validation images, *its test loss* what that one lost on the test",
-    "images. *At −1 on test* is where the test curve itself crosses one point, *mean loss* the",
-    "mean of the test losses at all budgets. ± is the 95 % confidence interval over seeds.",
+    "images. *At −1 on test* is where the test curve itself crosses one point. *Mean loss*, *same",
+    "decisions* (the share of the test images decided as before any cut) and *heatmaps* (the rank",
+    "correlation of LRP's with those before) are means over all budgets, on the test images. ± is",
+    "the 95 % confidence interval over seeds.",
 )
 
 
-def named(criterion: str, stage: str) -> str:
-    """Call a line as tables and figures do.
-
-    Examples
-    --------
-    >>> named("lrp", "repaired"), named("lrp", "finetuned")
-    ('lrp', 'lrp, fine-tuned')
-    """
-    return criterion + (", fine-tuned" if stage == "finetuned" else "")
-
-
-def share(mean: Mean) -> str:
+def share(mean: Mean | None) -> str:
     """Write a share with its interval.
 
     Examples
     --------
-    >>> share(Mean(0.625, None, 1)), share(Mean(0.5, 0.021, 3))
-    ('62 %', '50 ± 2 %')
+    >>> share(Mean(0.625, None, 1)), share(Mean(0.5, 0.021, 3)), share(None)
+    ('62 %', '50 ± 2 %', '')
     """
+    if mean is None:
+        return ""
     spread = "" if mean.half is None else f" ± {100 * mean.half:.0f}"
     return f"{100 * mean.value:.0f}{spread} %"
+
+
+def correlation(mean: Mean | None) -> str:
+    """Write a correlation with its interval.
+
+    Examples
+    --------
+    >>> correlation(Mean(0.874, None, 1)), correlation(Mean(-0.5, 0.021, 3)), correlation(None)
+    ('0.87', '−0.50 ± 0.02', '')
+    """
+    if mean is None:
+        return ""
+    spread = "" if mean.half is None else f" ± {mean.half:.2f}"
+    return f"{mean.value:.2f}{spread}".replace("-", "−")
 
 
 def signed(mean: Mean | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from debride.errors import DebrideError
 from debride.relevance.ledger import Account, channel_sums
 from debride.relevance.linear import LinearOperator
 from debride.relevance.rules.base import Rule
@@ -105,5 +106,10 @@ class ZBox(Rule):
             found = x.amin(dims, keepdim=True) if side == "low" else x.amax(dims, keepdim=True)
         else:
             found = torch.as_tensor(given, dtype=x.dtype, device=x.device)
+            if found.numel() not in (1, x.shape[1]):
+                raise DebrideError(
+                    f"the z^B rule was given {found.numel()} values as '{side}' for an input of "
+                    f"{x.shape[1]} channels: give one number, or one for each channel"
+                )
             found = found.view(1, -1, *[1] * (x.ndim - 2)) if x.ndim > 2 else found
         return found.expand_as(x)
