@@ -18,15 +18,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from debride.comparing.cells import result_path
 from debride.comparing.figures import figure
 from debride.comparing.grid import cells_of, read_grid
-from debride.comparing.summary import Line, lines_of, mean, named, rows_of
-from debride.comparing.tables import page, places, share, signed
+from debride.comparing.summary import Line, Mean, lines_of, mean, named, rows_of
+from debride.comparing.tables import correlation, page, places, share, signed
 from debride.files import write_atomic
 
 HERE = Path(__file__).parent
@@ -35,7 +37,9 @@ DOCS = HERE.parent / "docs"
 GRIDS = {"compression": "The grid", "ablations": "One choice at a time"}
 KEPT = "network data seed criterion images points seconds threads versions".split()
 QUICK = {
-    "networks": {"resnet10t": {"model": "timm:resnet10t", "image_size": 32, "epochs": 4}},
+    "networks": {
+        "resnet10t": {"model": "timm:resnet10t", "image_size": 32, "epochs": 6, "batch_size": 16}
+    },
     "data": {"phantom": {"data": "phantom:400"}},
     "criteria": ["lrp"],
     "budgets": [0.7, 0.4],
@@ -56,7 +60,7 @@ def collect(work: Path) -> dict[str, Any]:
     for name in GRIDS:
         done = {called(cell): cell for cell in before.get(name, {"cells": []})["cells"]}
         cells = cells_of(read_grid(HERE / f"{name}.yaml"), work / name)
-        paths = [cell.prune.out.with_suffix(".json") for cell in cells]
+        paths = [result_path(cell) for cell in cells]
         paths += sorted((work / name).glob("cells/*/torch_pruning_*.json"))  # the peer's own
         for path in filter(Path.is_file, paths):
             document = json.loads(path.read_text())
@@ -120,28 +124,39 @@ def missing(names: list[str]) -> list[str]:
 
 
 def overall(lines: list[Line]) -> list[str]:
-    """Mean each criterion over the networks and data that all criteria have."""
+    """Mean each criterion over the networks and data of the one that has most of them."""
     criteria = list(dict.fromkeys((line.criterion, line.stage) for line in lines))
-    count = {c: sum((x.criterion, x.stage) == c for x in lines) for c in criteria}
-    whole = [c for c in criteria if count[c] == max(count.values())]
+    where = {c: set(places([x for x in lines if (x.criterion, x.stage) == c])) for c in criteria}
+    most = max(where.values(), key=len)
+    whole = [c for c in criteria if where[c] == most]
     rows = []
     for criterion, stage in whole:
         part = [x for x in lines if (x.criterion, x.stage) == (criterion, stage)]
-        removed, test = (
-            mean(getattr(x, key).value for x in part)
-            for key in ("macs_removed", "test_macs_removed")
+        removed, loss, test, area, alike = (
+            of_all(getattr(line, key) for line in part)
+            for key in "macs_removed test_loss test_macs_removed mean_loss heatmaps".split()
         )
-        loss, area = (mean(getattr(x, k).value for x in part) for k in ("test_loss", "mean_loss"))
         rows.append(
             (
-                (stage != "repaired", area.value),
+                (stage != "repaired", area.value if area else loss.value),
                 f"| {named(criterion, stage)} | {share(removed)} | {signed(loss)} "
-                f"| {share(test)} | {signed(area)} |",
+                f"| {share(test)} | {signed(area)} | {correlation(alike)} |",
             )
         )
     rows.sort()
-    head = "| criterion | MACs removed | its test loss | MACs removed at −1 on test | mean loss |"
-    return [head, "|---|---|---|---|---|", *(row for _, row in rows)]
+    head = (
+        "| criterion | MACs removed | its test loss | MACs removed at −1 on test | mean loss "
+        "| heatmaps |"
+    )
+    told = "± is the 95 % confidence interval over these networks and data, not over seeds."
+    listed = "; ".join(", ".join(place) for place in sorted(most))
+    return [f"Of {listed}. {told}", "", head, "|---|---|---|---|---|---|", *(r for _, r in rows)]
+
+
+def of_all(found: Iterable[Mean | None]) -> Mean | None:
+    """Mean what all lines have; None where one lacks it."""
+    values = [each.value if each else None for each in found]
+    return None if None in values else mean(values)
 
 
 def quick() -> int:

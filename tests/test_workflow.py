@@ -153,6 +153,12 @@ def test_a_training_stopped_while_it_is_measured_goes_on_there(
     assert [file.name for file in Path("late").iterdir()] == ["resume.safetensors"]
     code, _, err = say(line, "--batch-size", 8)
     assert (code, "batch_size 64 instead of 8" in err) == (2, True)
+    other = line.replace("toy.npz", "negative.npz")
+    with np.load("toy.npz") as arrays:
+        inverted = {k: 255 - v if k.endswith("images") else v for k, v in arrays.items()}
+    np.savez("negative.npz", **inverted)
+    code, _, err = say(other)
+    assert (code, "unfinished training with images" in err) == (2, True)
     code, out, err = say(line)
     assert (code, err) == (0, "")
     assert "resuming" in out

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from debride.planning.budgets import Cost
@@ -18,7 +20,7 @@ from debride.planning.ranking import RANKINGS
 from debride.planning.search import Move, StepRecord
 from debride.recovery import Recovery
 from debride.surgery.removal import narrow
-from debride.validation import Validation
+from debride.validation import NotFiniteError, Validation
 
 CANDIDATES: dict[str, tuple[str | None, ...]] = {
     "global": ("share_width", "share_width_rank"),
@@ -108,7 +110,10 @@ class Stepper:
         tried = (self._made(model, groups, name, cut) for name, cut in cuts)
         # which cut is best shows after the quick repair; only that cut is repaired thoroughly
         nearest = min((functools.reduce(self._mended, quick, c) for c in tried), key=_distance)
-        return functools.reduce(self._mended, thorough, nearest)
+        best = functools.reduce(self._mended, thorough, nearest)
+        if math.isinf(best.distance):
+            self.judge.outputs(best.model)  # says what is wrong
+        return best
 
     def _cut(
         self,
@@ -132,21 +137,26 @@ class Stepper:
     ) -> Candidate:
         smaller = copy.deepcopy(model)
         narrow(smaller, cut, before)
-        outputs = self.judge.outputs(smaller)
-        metric = self.judge.metric(outputs)
-        distance = self.judge.divergence(outputs)
+        distance, metric, outputs = self._judged(smaller)
         return Candidate(distance, smaller, cut, name, metric, metric, outputs)
 
     def _mended(self, candidate: Candidate, repair: Recovery) -> Candidate:
         """Return the candidate as repaired where that brings it nearer."""
         repaired = copy.deepcopy(candidate.model)
         repair(repaired, candidate.groups)
-        outputs = self.judge.outputs(repaired)
+        distance, metric, outputs = self._judged(repaired)
         mended = replace(
-            candidate, distance=self.judge.divergence(outputs), model=repaired,
-            after=self.judge.metric(outputs), outputs=outputs,
-        )  # fmt: skip
+            candidate, distance=distance, model=repaired, after=metric, outputs=outputs
+        )
         return min(mended, candidate, key=_distance)
+
+    def _judged(self, model: nn.Module) -> tuple[float, float, Tensor]:
+        """Return distance, metric and outputs; what is not finite is infinitely far."""
+        try:
+            outputs = self.judge.outputs(model)
+        except NotFiniteError:
+            return math.inf, 0.0, torch.empty(0)
+        return self.judge.divergence(outputs), self.judge.metric(outputs), outputs
 
 
 def record_of(candidate: Candidate, step: int, start: int, costs: Mapping[str, Cost]) -> StepRecord:

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     )
 
 _RESUMED = set(
-    "epochs seed batch_size validation classes image_size resize crop channels mean std".split()
+    "model epochs seed batch_size validation classes image_size resize crop channels mean "
+    "std".split()
 )
 """Settings that must be the same where a training goes on."""
 _NOT_COMPARED = {
@@ -111,7 +112,7 @@ def train(settings: TrainSettings) -> None:
             seed=settings.seed,
             device=network.device,
             folder=settings.out,
-            recorded=asked,
+            recorded={**asked, "images": job.source.fingerprint()},
             on_epoch=tell,
         )
     results = {
@@ -147,15 +148,11 @@ def prune(settings: PruneSettings) -> None:
     """Cut a network down step by step, measure it beside the original, and write it."""
     watch = Stopwatch()
     check_free(settings.out, settings.overwrite, settings.model)
-    pairs = pairs_of(settings.option)
-    check_criterion(settings.criterion, pairs)
-    options = values_of(settings.criterion, pairs, criterion_options(settings.criterion) or {})
-    check_strategy(settings.reference_strategy)
-    rule_set(settings.rules)
+    options = check_choices(settings)
     asked = settings.model_dump(mode="json", exclude=_NOT_COMPARED)
     done = 0 if settings.from_ is not None else check_points(settings.out, asked)
     job = open_job(settings)
-    _whole(job)
+    check_whole(job)
     check_evidence(settings, job, job.final_split)
     metric = settings.metric and read_metric(settings.metric, job.source.classes)
     screens.show_job(job)
@@ -215,13 +212,23 @@ def prune(settings: PruneSettings) -> None:
     _finish("prune", settings, watch, job, before, pruned.model, pruned.plan, pruned.curve, results)
 
 
+def check_choices(settings: PruneSettings) -> dict[str, Any]:
+    """Refuse criteria, options, strategies and rules that are not there; return the options."""
+    pairs = pairs_of(settings.option)
+    check_criterion(settings.criterion, pairs)
+    check_strategy(settings.reference_strategy)
+    rule_set(settings.rules)
+    rule_set(settings.heatmap_rules)
+    return values_of(settings.criterion, pairs, criterion_options(settings.criterion) or {})
+
+
 def apply(settings: ApplySettings) -> None:
     """Apply a plan to a network, measure it beside the original, and write it."""
     watch = Stopwatch()
     check_free(settings.out, settings.overwrite, settings.model)
     plan = open_plan(settings.plan, "--plan")
     job = open_job(settings)
-    _whole(job)
+    check_whole(job)
     check_evidence(settings, job, job.final_split)
     screens.show_job(job)
     plan.check(job.network.model)
@@ -269,7 +276,7 @@ def _finish(
 ) -> None:
     """Measure the smaller network beside the original, write the folder, print the table."""
     with watch.part("evidence"):
-        after = _checked(job, model)
+        after = checked(job, model)
         evidence = evidence_of(settings, job, job.final_split, model, job.network.model)
     validation = {"original": before.score, "model": after.score}
     results = {**(results or {}), "validation": {**validation, "metric": _metric(job)}}
@@ -289,7 +296,7 @@ def _finish(
     screens.say("use it", f"python {settings.out / 'predict.py'} IMAGE")
 
 
-def _whole(job: Job) -> None:
+def check_whole(job: Job) -> None:
     """Refuse a network that is already cut: a plan counts from the whole one."""
     parent = job.network.parent
     if parent is not None and parent.plan is not None:
@@ -313,10 +320,19 @@ def _metric(job: Job) -> str:
 
 def _check(job: Job, *, force: bool) -> Check:
     """Say how good the network is; stop where it is no better than guessing."""
-    found = _checked(job, job.network.model)
+    found = checked(job, job.network.model)
     screens.show_check(found, len(job.source.splits["val"]))
     if found.passed:
         return found
+    message = guessing(job, found)
+    if not force:
+        raise DebrideError(f"{message}; go on all the same with --force")
+    screens.warn(message)
+    return found
+
+
+def guessing(job: Job, found: Check) -> str:
+    """Say that a network is no better than chance, and what may help."""
     order = found.better_order
     way_out = (
         f"with --classes {','.join(order)} it would be clearly better"
@@ -325,17 +341,14 @@ def _check(job: Job, *, force: bool) -> Check:
         if job.network.weights == RANDOM
         else "check --weights, --classes (order), --mean, --std, --image-size and --channels"
     )
-    message = (
+    return (
         f"the network is no better than chance on the validation images ({found.score:.3f}, "
         f"guessing reaches {found.needed:.3f}): {way_out}"
     )
-    if not force:
-        raise DebrideError(f"{message}; go on all the same with --force")
-    screens.warn(message)
-    return found
 
 
-def _checked(job: Job, model: nn.Module) -> Check:
+def checked(job: Job, model: nn.Module) -> Check:
+    """Measure a network on the validation images, beside guessing."""
     return check(
         model,
         job.batches("val"),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -83,6 +87,17 @@ def test_a_grid_is_worked_on_and_not_again(say: Say, trained: Path) -> None:
     assert code == 0
     assert "6 done, 0 to work on" in out
     assert (trained / "gridded" / "results.csv").read_text() == before
+
+
+def test_names_with_a_dot_have_files_of_their_own(say: Say, trained: Path) -> None:
+    criteria = {f"floor0.{k}": {"criterion": "magnitude", "floor": k / 10} for k in (1, 2)}
+    grid = _grid(trained, "dotted", criteria=criteria, budgets=[0.8])
+    line = f"compare --grid {grid} --out compared/dotted --trust"
+    assert say(line)[0] == 0
+    names = sorted(path.name for path in (trained / "dotted/cells/tiny-toy-0").iterdir())
+    assert names == ["floor0.1.json", "floor0.2.json"]
+    code, out, _ = say(line)
+    assert (code, "2 done, 0 to work on" in out) == (0, True)
 
 
 def test_networks_of_the_grid_are_trained_once_for_each_seed(say: Say, trained: Path) -> None:
@@ -171,6 +186,49 @@ def test_a_cell_that_fails_leaves_the_others(say: Say, trained: Path) -> None:
     assert (trained / "failing" / "comparison.md").is_file()
 
 
+def test_networks_that_nothing_can_be_said_of(
+    say: Say, trained: Path, half: Path, monkeypatch: Any
+) -> None:
+    grid = _grid(trained, "cut", networks={"cut": {"model": str(half)}}, criteria=["lrp"])
+    code, _, err = say(f"compare --grid {grid} --out compared/cut --trust")
+    assert (code, "is already pruned" in err) == (2, True)
+    grid = _grid(trained, "weak", criteria=["lrp"])
+    monkeypatch.setattr("debride.checks.Z99", 1e3)  # nothing is better than so much chance
+    code, _, err = say(f"compare --grid {grid} --out compared/weak --trust")
+    assert (code, "is no better than chance on the validation images" in err) == (2, True)
+
+
+def test_what_is_not_there_is_said_before_anything_is_trained(say: Say, trained: Path) -> None:
+    network = {"new": {"model": "tinynet:make", "epochs": 1}}
+    for criteria, words in (
+        ({"lrp": {}, "magnitud": {}}, "criterion 'magnitud': no criterion 'magnitud'"),
+        ({"lrp": {"rules": "epsilo"}}, "epsilon"),
+        ({"lrp": {"reference_strategy": "best"}}, "best"),
+        ({"lrp": {"option": {"aggregat": "abs"}}}, "aggregat"),
+    ):
+        grid = _grid(trained, "typo", networks=network, criteria=criteria)
+        code, _, err = say(f"compare --grid {grid} --out compared/typo --trust")
+        assert (code, words in err) == (2, True), err
+    assert not (trained / "typo").exists()
+
+
+def test_other_images_are_noticed(say: Say, trained: Path) -> None:
+    network = {"new": {"model": "tinynet:make", "epochs": 2, "lr": 0.02, "batch_size": 16}}
+    changes: dict[str, Any] = {"networks": network, "criteria": ["magnitude"], "budgets": [0.8]}
+    line = "compare --out compared/images --trust --grid"
+    assert say(line, _grid(trained, "images", **changes))[0] == 0
+    with np.load("toy.npz") as arrays:
+        darker = {k: v // 2 if k.endswith("images") else v for k, v in arrays.items()}
+    np.savez("darker.npz", **darker)
+    other = _grid(trained, "images", **changes, data={"toy": {"data": "darker.npz"}})
+    code, _, err = say(line, other)
+    assert code == 2
+    assert "magnitude.json' was made with images {'data': 'toy.npz'}, the grid says" in err
+    (trained / "images/cells/new-toy-0/magnitude.json").unlink()
+    code, _, err = say(line, other)
+    assert (code, "was trained on other images than those of 'toy' are now" in err) == (2, True)
+
+
 def test_a_network_that_cannot_be_trained_takes_its_cells_along(say: Say, trained: Path) -> None:
     grid = _grid(trained, "untrained", networks={"none": {"model": "torchvision:resnet17"}})
     code, _, err = say(f"compare --grid {grid} --out compared/untrained")
@@ -246,6 +304,56 @@ def test_cells_wait_for_their_network_and_others_do_not(trained: Path, monkeypat
     for study in ("x-toy-0", "y-toy-0"):
         assert order.index(study) < min(order.index(f"{study}/{c}") for c in ("lrp", "magnitude"))
     assert set(order[:2]) == {"x-toy-0", "y-toy-0"}
+
+
+def test_a_process_that_was_killed_is_a_failure_like_others(trained: Path) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    from debride.comparing.grid import cells_of, read_grid
+    from debride.comparing.workers import Workers
+
+    def submit(function: Any, argument: Any) -> Any:
+        raise BrokenProcessPool("a process in the pool was terminated")
+
+    cells = cells_of(read_grid(_grid(trained, "killed")), trained / "killed")
+    failed: list[str] = []
+    assert list(running.work(cells, Workers(submit, 1), failed.append)) == []
+    assert [each.partition(": ")[0] for each in failed] == [
+        "tiny-toy-0/lrp",
+        "tiny-toy-0/magnitude",
+    ]
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent_and_a_failure_can_be_mended(
+    say: Say, trained: Path, tmp_path: Path
+) -> None:
+    grid = _grid(trained, "mended", data={"toy": {"data": "nowhere.npz"}})
+    line = f"compare --grid {grid} --out compared/mended --trust --workers 2"
+    assert say(line)[0] == 2
+    _grid(trained, "mended")
+    code, _, err = say(line)
+    assert code == 0, err
+    script = (
+        "import time\n"
+        "from pathlib import Path\n"
+        "from debride.comparing.workers import processes\n"
+        "if __name__ == '__main__':\n"
+        f"    with processes(1, Path({str(tmp_path)!r})) as workers:\n"
+        "        workers.submit(time.sleep, 600).result()\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")])
+    while not (logs := list(tmp_path.glob("*.txt"))):
+        time.sleep(0.2)
+    worker = Path("/proc") / logs[0].stem
+    assert worker.exists()
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 20
+    while worker.exists() and "zombie" not in (worker / "status").read_text():
+        assert time.monotonic() < until, "the worker outlives its parent"
+        time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -82,7 +82,21 @@ def test_what_is_tuned_and_where(tmp_path: Path) -> None:
         ({"criteria": ["lpr"], "blocks": [{"criteria": ["lrp"]}]}, "did you mean 'lpr'"),
         ({"data": {"a/b": {}}}, "'a/b' under 'data' becomes the name of a file"),
         ({"seeds": []}, "'seeds'"),
-        ({"networcs": {}}, "'networcs'"),
+        ({"networcs": {}}, "no key 'networcs': did you mean 'networks'"),
+        ({"seeds": 3}, r"at 'seeds': write a list, as in \[3\]"),
+        ({"budgets": 0.5}, r"at 'budgets': write a list, as in \[0.5\]"),
+        ({"blocks": []}, "'blocks' is empty"),
+        ({"blocks": [{"networks": []}]}, "'networks' of a block is empty"),
+        ({"blocks": [{"seeds": [-1]}]}, "'seeds' of a block must be numbers from 0 up"),
+        ({"blocks": [{"seed": [1]}]}, "no key 'seed' in 'blocks.0': did you mean 'seeds'"),
+        ({"common": {"recover": "none"}}, "no setting 'recover': did you mean 'recovery'"),
+        ({"common": {"explain": 5}}, "'explain' has no part in a comparison"),
+        ({"criteria": {"lrp": {"heatmap_rules": "epsilon"}}}, "set them under 'common'"),
+        ({"data": {"one": {"dat": "x"}}}, "the data 'one': no setting 'dat': did you mean 'data'"),
+        (
+            {"networks": {k: {"model": "x"} for k in ("a", "a-b")}, "data": ["b-c", "c"]},
+            "two networks and data would both be called 'a-b-c-0'",
+        ),
         ({"networks": {"a": {"model": "x", "epoch": 3}}}, "network 'a'.*epoch"),
         ({"criteria": {"lrp": {"macs": 0.5}}}, "criterion 'lrp': 'macs' is set by the grid"),
         ({"criteria": {"lrp": {"recovery": "prayer"}}}, "criterion 'lrp'.*recovery"),
@@ -105,3 +119,6 @@ def test_files_that_are_no_grid(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("networks: [")
     with pytest.raises(DebrideError, match="is not YAML"):
         read_grid(tmp_path / "bad.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(DebrideError, match=r"it has no 'networks': docs/comparing\.md shows"):
+        read_grid(tmp_path / "empty.yaml")

@@ -63,6 +63,14 @@ def test_losses_are_points_against_the_cell_s_own_original() -> None:
     assert found["good", 0, 0.2, "finetuned"]["test_loss"] == pytest.approx(2.0)
 
 
+def test_the_loss_is_of_the_metric_that_the_cell_names() -> None:
+    points = [_point(1, 0.9, 0.9), _point(0.5, 0.9, 0.8)]
+    for point, auc in zip(points, (0.95, 0.94), strict=True):
+        point["test"] = {**point["test"], "roc_auc": auc}
+    rows = rows_of([{**_cell("lrp", 0, *points), "metric": "roc_auc"}])
+    assert rows[1]["test_loss"] == pytest.approx(1.0)
+
+
 def test_the_smallest_within_a_point_of_validation() -> None:
     rows = rows_of(CELLS[:1])
     best = removed_at([row for row in rows if row["stage"] == "repaired"], 0.01)
@@ -93,16 +101,21 @@ def test_lines_are_means_over_seeds_the_best_first() -> None:
     assert good.heatmaps == Mean(pytest.approx(0.7), None, 1)
     assert lines[1].macs_removed == Mean(0.0, None, 1)
     assert lines[1].heatmaps is None
+    assert (good.uncrossed, lines[1].uncrossed) == (False, False)
+    assert lines_of(rows_of([_cell("up", 0, _point(1, 0.9, 0.9), _point(0.5, 0.9, 0.9))]))[
+        0
+    ].uncrossed
     # the network was tuned at one budget, and lost a point there
     assert lines[2].macs_removed.value == pytest.approx(0.8)
     assert lines[2].losses[0.2].value == pytest.approx(2.0)
+    assert (lines[2].mean_loss, lines[2].test_macs_removed) == (None, None)
 
 
 def test_the_page_and_the_table_say_the_same() -> None:
     text = page(lines_of(rows_of(CELLS)), "figures")
     assert "| bad | 1 | 0 % | 0 % | 0.0 | 5 % | 26.0 |  |  | 10.0 | 42.0 |" in text
     assert "| 1.5 ± 12.7 | 93 % | 0.70 | 0.0 ± 6.4 | 3.0 ± 19.1 |" in text
-    assert "| good, fine-tuned | 1 | 80 % | 96 % | 2.0 |" in text
+    assert "| good, fine-tuned | 1 | 80 % | 96 % | 2.0 |  |  |  |  |" in text
     table = list(csv.DictReader(io.StringIO(as_csv(rows_of(CELLS)))))
     assert len(table) == 10
     assert float(table[1]["test_loss"]) == pytest.approx(0.5)

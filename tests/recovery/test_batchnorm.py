@@ -97,3 +97,15 @@ def test_recoveries_by_name() -> None:
     assert not torch.equal(cast(Tensor, net[1].running_mean), before)
     with pytest.raises(DebrideError, match="did you mean 'batchnorm'"):
         begin("batch_norm", net, (), BATCHES)
+
+
+def test_single_volumes_of_two_sizes_stay_alone() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv3d(1, 3, 3), nn.BatchNorm3d(3), nn.AdaptiveAvgPool3d(1), nn.Flatten()
+    )
+    volumes = [torch.randn(1, 1, 8, 8, 8), torch.randn(1, 1, 8, 8, 10), torch.randn(1, 1, 8, 8, 10)]
+    recalibrate(net, volumes)
+    seen = [net[0](volumes[0]), net[0](torch.cat(volumes[1:]))]
+    expected = torch.stack([each.mean((0, 2, 3, 4)) for each in seen]).mean(0)
+    torch.testing.assert_close(net[1].running_mean, expected)

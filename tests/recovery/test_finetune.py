@@ -151,6 +151,23 @@ def test_everything_else_stays_as_it_was() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_minutes_are_counted_without_a_last_batch_of_one_image() -> None:
+    images = torch.randn(33, 1, 3, 3, generator=torch.Generator().manual_seed(3))
+    # 1 × 1 maps after the first convolution: batch norm refuses a single image of them
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    small = copy.deepcopy(net)
+    data = _loader(images, torch.zeros(33, dtype=torch.long))
+    found = finetune(
+        small,
+        net,
+        data,
+        lambda _: (0.5, 1.0),
+        FineTuning(epochs=None, minutes=0.01, rate=0.01),
+        task="multiclass",
+    )
+    assert found.steps in (1, 2, 3)
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 @pytest.mark.parametrize("minutes", [None, 7.0])
 def test_an_interrupted_fine_tuning_ends_with_the_same_weights(

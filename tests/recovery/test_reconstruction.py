@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import SwinTransformer
 
 from debride.planning.groups import find_groups
 from debride.planning.plan import Member, PlannedGroup, Tap
@@ -222,3 +224,93 @@ def test_grouped_convolutions_are_reconstructed(grouped: int) -> None:
         begin(name, net, groups, seen)(small, cut)
         errors[name] = float((small(unseen) - net(unseen)).detach().square().mean())
     assert errors["reconstruction"] < errors["least_squares"] < errors["none"]
+
+
+class Slices(nn.Module):
+    """2.5-D: the slices of a volume are the batch of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(1, 8, 3), nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        count, channels, depth, height, width = volumes.shape
+        slices = volumes.transpose(1, 2).reshape(count * depth, channels, height, width)
+        found = self.two(self.one(self.conv(slices).relu().mean((2, 3))).relu())
+        return found.reshape(count, depth, 3).mean(1)  # type: ignore[no-any-return]
+
+
+class Tokens(nn.Module):
+    """Tokens come before images in the shape of what its layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.one, self.two, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patch(images).flatten(2).permute(2, 0, 1)
+        return self.head(self.two(self.one(tokens).relu()).mean(0))  # type: ignore[no-any-return]
+
+
+class OwnPadding(nn.Conv2d):
+    """Pads on its own, and more than its map has, as TensorFlow's convolutions do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(F.pad(images, (1, 3, 1, 3)))
+
+
+class Standardised(nn.Conv2d):
+    """Computes with other weights than it has."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return F.conv2d(images, weight, self.bias)
+
+
+def _own(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(6, 4, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (Slices(), (16, 1, 80, 8, 8)),
+        (Tokens(), (64, 3, 64, 64)),
+        (_own(OwnPadding(4, 6, 5, 2)), (8, 1, 5, 5)),
+        (_own(Standardised(4, 6, 3)), (8, 1, 8, 8)),
+        (
+            SwinTransformer((4, 4), 16, [1, 1], [2, 4], [4, 4], num_classes=3),
+            (8, 3, 64, 64),
+        ),
+    ],
+    ids=["slices", "tokens", "own padding", "standardised", "windows"],
+)
+def test_where_nothing_is_cut_nothing_moves(net: nn.Module, shape: tuple[int, ...]) -> None:
+    """Whatever a batch is to a layer, and whatever it does with its weights."""
+    torch.manual_seed(6)
+    images = torch.randn(shape)
+    repaired = copy.deepcopy(net.eval())
+    reconstruction(net, [], [images], device="cpu")(repaired, [])
+    for before, after in zip(net.parameters(), repaired.parameters(), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("net", [Slices(), Tokens()], ids=["slices", "tokens"])
+def test_a_damaged_layer_is_made_good_by_the_one_behind_it(net: nn.Module) -> None:
+    """Rows are those of the same slice, or token, of the same image: else nothing is made good."""
+    torch.manual_seed(7)
+    images = torch.randn((16, 1, 80, 8, 8) if isinstance(net, Slices) else (64, 3, 64, 64))
+    broken = copy.deepcopy(net.eval())
+    with torch.no_grad():  # twice as much of everything, which the next layer can halve
+        broken.get_parameter("two.weight").mul_(2)
+        broken.get_parameter("two.bias").mul_(2)
+        said = net(images)
+        before = (broken(images) - said).norm() / said.norm()
+        reconstruction(net, [], [images], device="cpu", ridge=1e-6)(broken, [])
+        after = (broken(images) - said).norm() / said.norm()
+    assert before > 0.1
+    assert after < 1e-3

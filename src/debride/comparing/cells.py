@@ -15,12 +15,10 @@ from torch import nn
 from debride import workflow
 from debride.comparing.grid import Cell, Study
 from debride.comparing.measuring import Measuring
-from debride.criteria import criterion_options
 from debride.errors import DebrideError
 from debride.files import write_atomic
 from debride.finetuning import training_images, tuning_of
 from debride.opening import Job, open_job
-from debride.options import pairs_of, values_of
 from debride.planning.plan import PlannedGroup
 from debride.planning.search import StepRecord
 from debride.provenance import Stopwatch, versions
@@ -73,7 +71,7 @@ def train(study: Study) -> str:
 
 def result_path(cell: Cell) -> Path:
     """Return the file that a finished cell is in."""
-    return cell.prune.out.with_suffix(".json")
+    return cell.prune.out.with_name(f"{cell.criterion}.json")
 
 
 def read_cell(cell: Cell) -> dict[str, Any] | None:
@@ -114,6 +112,7 @@ def run(cell: Cell) -> dict[str, Any]:
     watch = Stopwatch()
     settings = cell.prune
     job = open_job(settings)
+    _check_network(cell, job)
     with watch.part("reference"):
         chosen = job.choose(
             settings.reference,
@@ -121,9 +120,7 @@ def run(cell: Cell) -> dict[str, Any]:
             correct_only=settings.reference_correct,
         )
     visits = _Visits(cell, job)
-    options = values_of(
-        settings.criterion, pairs_of(settings.option), criterion_options(settings.criterion) or {}
-    )
+    options = workflow.check_choices(settings)
 
     def go(budgets: tuple[float, ...], folder: Path, visit: Callable[..., None]) -> None:
         prune(
@@ -155,6 +152,7 @@ def run(cell: Cell) -> dict[str, Any]:
         "seed": cell.study.seed,
         "criterion": cell.criterion,
         "settings": cell.settings,
+        "metric": "roc_auc" if job.task == "multilabel" else "balanced_accuracy",
         "images": {
             "sha256": job.source.fingerprint(),
             "test": len(job.source.splits[job.final_split]),
@@ -169,6 +167,22 @@ def run(cell: Cell) -> dict[str, Any]:
     write_atomic(result_path(cell), json.dumps(document, indent=1) + "\n")
     shutil.rmtree(settings.out, ignore_errors=True)
     return document
+
+
+def _check_network(cell: Cell, job: Job) -> None:
+    """Refuse a network that nothing can be said of, or that was trained on other images."""
+    workflow.check_whole(job)
+    study = cell.study
+    if study.train is not None:
+        stored = json.loads((study.base / "run.json").read_text(encoding="utf-8"))
+        if stored["data"]["sha256"] != job.source.fingerprint():
+            raise DebrideError(
+                f"'{study.base}' was trained on other images than those of '{study.data}' are "
+                "now: delete that folder, or call the data otherwise"
+            )
+    found = workflow.checked(job, job.network.model)
+    if not found.passed:
+        raise DebrideError(workflow.guessing(job, found))
 
 
 class _Visits:

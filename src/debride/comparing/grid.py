@@ -6,14 +6,14 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from debride.config import read_yaml
+from debride.config import Settings, read_yaml
 from debride.errors import DebrideError, hint
 from debride.planning.goals import read_budgets
 from debride.settings.common import DataSettings, EvidenceSettings, NetworkSettings, OutputSettings
@@ -26,6 +26,15 @@ Entries = Annotated[Named, BeforeValidator(lambda value: _named(value))]
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 """What names of files and columns are made of."""
+
+_UNUSED = set(EvidenceSettings.model_fields) - set(Settings.model_fields) - {"heatmap_rules"}
+"""Settings of ``debride prune`` that say what a report holds."""
+_TAKEN = {
+    *(*BUDGETS, "max_drop", "max_drift", "from_", "at", "steps", "out", "overwrite", "force"),
+    *NetworkSettings.model_fields,
+    *DataSettings.model_fields,
+}
+"""Those that the grid sets."""
 
 OWN = ("one_shot", "finetune_at")
 """Settings of a criterion that ``debride prune`` does not have."""
@@ -91,6 +100,14 @@ class Grid(BaseModel):
                 for name in getattr(block, kind) or ():
                     if name not in names:
                         raise ValueError(f"no '{name}' under '{kind}': {hint(name, names)}")
+        if not self.blocks:
+            raise ValueError("'blocks' is empty: leave it out, and all goes with all")
+        for block in self.blocks:
+            for kind, names in block:
+                if names is not None and not names:
+                    raise ValueError(f"'{kind}' of a block is empty: leave it out for all of them")
+            if any(seed < 0 for seed in block.seeds or ()):
+                raise ValueError("'seeds' of a block must be numbers from 0 up")
         if not self.seeds or any(seed < 0 for seed in self.seeds):
             raise ValueError("'seeds' must be numbers from 0 up, one at least")
         return self
@@ -134,6 +151,8 @@ class Cell:
         Its name in the grid.
     prune : PruneSettings
     budgets : tuple of float
+    written : dict
+        What the grid says of its network and data, variables not filled in.
     one_shot : bool
         Cut each budget out of the original, with the original's scores.
     finetune_at : tuple of float
@@ -144,6 +163,7 @@ class Cell:
     criterion: str
     prune: PruneSettings
     budgets: tuple[float, ...]
+    written: dict[str, Any]
     one_shot: bool = False
     finetune_at: tuple[float, ...] = ()
 
@@ -155,7 +175,7 @@ class Cell:
     @property
     def settings(self) -> dict[str, Any]:
         """What must be the same where a finished cell is taken as it is."""
-        left_out = {*OutputSettings.model_fields, *EvidenceSettings.model_fields}
+        left_out = {*OutputSettings.model_fields, *_UNUSED}
         return {
             **self.prune.model_dump(
                 mode="json", exclude={*left_out, "model", "data", "trust", "device"}
@@ -163,6 +183,7 @@ class Cell:
             "budgets": list(self.budgets),
             "one_shot": self.one_shot,
             "finetune_at": list(self.finetune_at),
+            **self.written,
         }
 
 
@@ -179,10 +200,7 @@ def read_grid(path: Path) -> Grid:
         grid = Grid.model_validate(content)
         read_budgets(grid.budgets, None)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise DebrideError(f"'{path}'{f' at {where!r}' if where else ''}: {reason}") from None
+        raise DebrideError(f"'{path}': {_sentence(error)}") from None
     except DebrideError as error:
         raise DebrideError(f"'{path}' at 'budgets': {error}") from None
     return grid
@@ -211,11 +229,17 @@ def cells_of(grid: Grid, out: Path, **run: Any) -> list[Cell]:
                 for criterion in block.criteria or grid.criteria:
                     found[network, data, seed, criterion] = None
     studies: dict[tuple[str, str, int], Study] = {}
+    named: dict[str, tuple[str, str, int]] = {}
     cells = []
     for network, data, seed, criterion in found:
         key = (network, data, seed)
         if key not in studies:
             studies[key] = _study(grid, out, key, run)
+            if named.setdefault(studies[key].name, key) != key:
+                raise DebrideError(
+                    f"two networks and data would both be called '{studies[key].name}': call one "
+                    "otherwise"
+                )
         cells.append(_cell(grid, out, studies[key], criterion, run))
     return cells
 
@@ -236,8 +260,11 @@ def _study(grid: Grid, out: Path, key: tuple[str, str, int], run: Mapping[str, A
             )
         return Study(network, data, seed, None, folder)
     base = out / "bases" / f"{network}-{data}-{seed}"
+    with within(f"the data '{data}'"):
+        _check_names(grid.data[data], DataSettings.model_fields)
     told = {"explain": 0, "speed": False, **entry, **_images(grid, data), **run}
-    with _within(f"the network '{network}'"):
+    with within(f"the network '{network}'"):
+        _check_names(entry, TrainSettings.model_fields)
         train = TrainSettings.resolve({**told, "seed": seed, "out": base})
     return Study(network, data, seed, train, base)
 
@@ -245,13 +272,16 @@ def _study(grid: Grid, out: Path, key: tuple[str, str, int], run: Mapping[str, A
 def _cell(grid: Grid, out: Path, study: Study, criterion: str, run: Mapping[str, Any]) -> Cell:
     entry = {"criterion": criterion, **grid.common, **grid.criteria[criterion]}
     own = {name: entry.pop(name) for name in OWN if name in entry}
-    taken = [*BUDGETS, "max_drop", "max_drift", "from_", "steps", "seed", "out"]
-    taken += [*NetworkSettings.model_fields, *DataSettings.model_fields]
     tuned = any(name in entry for name in ("finetune", "finetune_minutes"))
-    with _within(f"the criterion '{criterion}'"):
+    with within(f"the criterion '{criterion}'"):
+        if "heatmap_rules" in grid.criteria[criterion]:
+            raise DebrideError("'heatmap_rules' are those of all criteria: set them under 'common'")
         for name in entry:
-            if name in taken:
+            if name in _TAKEN:
                 raise DebrideError(f"'{name}' is set by the grid: leave it out")
+            if name in _UNUSED:
+                raise DebrideError(f"'{name}' has no part in a comparison: leave it out")
+        _check_names(entry, [name for name in PruneSettings.model_fields if name not in _TAKEN])
         places = own.get("finetune_at", grid.budgets if tuned else ())
         places = tuple(places) if isinstance(places, Sequence) else (places,)
         if places and not tuned:
@@ -266,7 +296,8 @@ def _cell(grid: Grid, out: Path, study: Study, criterion: str, run: Mapping[str,
         prune = PruneSettings.resolve({**flags, "out": out / "cells" / study.name / criterion})
         if own.get("one_shot") not in (None, True, False):
             raise DebrideError("'one_shot' is true or false")
-    return Cell(study, criterion, prune, grid.budgets, bool(own.get("one_shot")), places)
+    written = {"network": grid.networks[study.network], "images": grid.data[study.data]}
+    return Cell(study, criterion, prune, grid.budgets, written, bool(own.get("one_shot")), places)
 
 
 def _images(grid: Grid, data: str) -> dict[str, Any]:
@@ -282,6 +313,28 @@ def _filled(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_names(entry: Mapping[str, Any], known: Iterable[str]) -> None:
+    for name in entry:
+        if name not in known:
+            raise DebrideError(f"no setting '{name}': {hint(name, list(known))}")
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say the first thing that is wrong with a grid."""
+    first = error.errors()[0]
+    *around, last = [str(part) for part in first["loc"]] or [""]
+    where = f" in '{'.'.join(around)}'" if around else ""
+    if first["type"] == "missing":
+        return f"it has no '{last}'{where}: docs/comparing.md shows a whole grid"
+    if first["type"] == "extra_forbidden":
+        known = (Block if around else Grid).model_fields
+        return f"no key '{last}'{where}: {hint(last, list(known))}"
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "tuple_type":
+        reason = f"write a list, as in [{first['input']}]"
+    return f"at '{'.'.join([*around, last])}': {reason}" if last else reason
+
+
 def _named(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return {name: {} for name in value}
@@ -291,7 +344,7 @@ def _named(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _within(where: str) -> Iterator[None]:
+def within(where: str) -> Iterator[None]:
     """Say in which entry of the grid a setting is wrong."""
     try:
         yield

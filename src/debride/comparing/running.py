@@ -7,18 +7,19 @@ import fnmatch
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from debride import screens
 from debride.comparing.cells import is_trained, read_cell, run, train
-from debride.comparing.grid import Cell, Study, cells_of, read_grid
+from debride.comparing.grid import Cell, Study, cells_of, read_grid, within
 from debride.comparing.showing import show_lines
 from debride.comparing.summary import removed_at, rows_of
 from debride.comparing.tables import write_tables
 from debride.comparing.workers import Workers, processes, ray_cluster, this_process
 from debride.errors import DebrideError
+from debride.workflow import check_choices
 
 if TYPE_CHECKING:
     from debride.settings import CompareSettings
@@ -37,6 +38,9 @@ def compare(settings: CompareSettings) -> None:
         raise DebrideError(
             f"no cell fits --only '{settings.only}': they are called as '{cells[0].name}' is"
         )
+    for choices in {cell.criterion: cell for cell in cells}.values():
+        with within(f"the criterion '{choices.criterion}'"):
+            check_choices(choices.prune)
     done = {cell.name: found for cell in cells if (found := read_cell(cell)) is not None}
     left = [cell for cell in wanted if cell.name not in done]
     screens.say("cells", f"{len(cells)}; {len(done)} done, {0 if settings.collect else len(left)} "
@@ -54,8 +58,8 @@ def compare(settings: CompareSettings) -> None:
     screens.say("tables", str(settings.out / "comparison.md"))
     if failed:
         raise DebrideError(
-            f"{screens.plural(len(failed), 'piece')} of work failed ({failed[0]}): mend that and "
-            "run the same command again; what is done is kept"
+            f"{screens.plural(len(failed), 'piece')} of work failed ({'; '.join(failed)}): mend "
+            "that and run the same command again; what is done is kept"
         )
 
 
@@ -94,10 +98,7 @@ def work(
     total, finished = len(cells), 0
     while queue or running:
         while len(running) < workers.width and (task := _next(queue, untrained)) is not None:
-            if task.cell is None:
-                running[workers.submit(train, task.study)] = task
-            else:
-                running[workers.submit(run, task.cell)] = task
+            running[_begun(workers, task)] = task
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             task = running.pop(future)
             error = future.exception()
@@ -116,6 +117,17 @@ def work(
                 finished += 1
                 _tell(task.cell, future.result(), finished, total, time.monotonic() - begun)
                 yield task.cell, future.result()
+
+
+def _begun(workers: Workers, task: _Task) -> Future[Any]:
+    try:
+        if task.cell is None:
+            return workers.submit(train, task.study)
+        return workers.submit(run, task.cell)
+    except BrokenExecutor as error:  # a process was killed, perhaps for memory
+        lost: Future[Any] = Future()
+        lost.set_exception(error)
+        return lost
 
 
 def _next(queue: deque[_Task], untrained: set[str]) -> _Task | None:
@@ -153,7 +165,7 @@ def _check_place(settings: CompareSettings) -> None:
         )
 
 
-_OWN = ("cells", "bases")
+_OWN = ("cells", "bases", "logs")
 
 
 @contextlib.contextmanager

@@ -11,13 +11,15 @@ from rich.table import Table
 
 from debride import screens
 from debride.comparing.summary import Line, named
-from debride.comparing.tables import correlation, share, signed
+from debride.comparing.tables import correlation, crossed, share, signed
 
 
 def show_lines(lines: Sequence[Line]) -> None:
     """Say how much each criterion removes at one point of loss, and whether the reasons stayed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("network, data\n  criterion", overflow="fold")
+    words = " ".join(named(line.criterion, line.stage) for line in lines).split()
+    widest = max(len(word) for word in words)  # names are not broken, whatever else is
+    table.add_column("network, data\n  criterion", overflow="fold", min_width=2 + widest)
     for column in (
         "MACs\nremoved",
         "its test\nloss",
@@ -35,7 +37,7 @@ def show_lines(lines: Sequence[Line]) -> None:
             Padding(escape(named(line.criterion, line.stage)), (0, 0, 0, 2)),
             share(line.macs_removed),
             signed(line.test_loss),
-            share(line.test_macs_removed),
+            crossed(line),
             signed(line.mean_loss),
             correlation(line.heatmaps),
         )

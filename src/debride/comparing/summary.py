@@ -48,13 +48,18 @@ class Line:
         Of the smallest network that lost at most a point of validation balanced accuracy.
     test_loss : Mean
         What that network lost on the test images, in points.
-    test_macs_removed : Mean
-        Share of the MACs at which the test curve first crosses a loss of one point.
-    mean_loss : Mean
+    test_macs_removed : Mean or None
+        Share of the MACs at which the test curve first crosses a loss of one point; all that was
+        removed where it never does. None for fine-tuned networks, which are no curve.
+    uncrossed : bool
+        Whether the curve of a seed never crosses it: the share is more than is said.
+    mean_loss : Mean or None
         Of all budgets, on the test images: less a matter of luck than where a line is crossed.
+        None for fine-tuned networks, which are of some budgets only.
     same_decisions, heatmaps : Mean or None
         Of all budgets, on the test images: the share decided as the original does, and the rank
-        correlation of the heatmaps with the original's. None where a cell did not measure it.
+        correlation of the heatmaps with the original's. None where a cell did not measure it, and
+        for fine-tuned networks.
     """
 
     network: str
@@ -65,8 +70,9 @@ class Line:
     macs_removed: Mean
     params_removed: Mean
     test_loss: Mean
-    test_macs_removed: Mean
-    mean_loss: Mean
+    test_macs_removed: Mean | None
+    uncrossed: bool
+    mean_loss: Mean | None
     same_decisions: Mean | None
     heatmaps: Mean | None
 
@@ -74,13 +80,14 @@ class Line:
 def rows_of(cells: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Give one flat row for every measured network of finished cells.
 
-    Losses are in points of balanced accuracy against the cell's own original, negative where the
-    smaller network is better.
+    Losses are in points of the cell's metric (balanced accuracy, or macro ROC AUC where images have
+    several labels) against its own original, negative where the smaller network is better.
     """
     rows = []
     for cell in cells:
         points = cell["points"]
         whole = next(point for point in points if point["step"] == 0)
+        metric = cell.get("metric", "balanced_accuracy")  # earlier cells name none
         for point in points:
             for stage in STAGES:
                 seen = point if stage == "repaired" else point["finetuned"]
@@ -99,8 +106,7 @@ def rows_of(cells: Iterable[Mapping[str, Any]]) -> list[Row]:
                         # cells of earlier versions have none
                         **{f"test_{name}": seen.get(name) for name in ALIKE},
                         "validation_loss": 100 * (whole["after_recovery"] - seen["after_recovery"]),
-                        "test_loss": 100
-                        * (whole["test"]["balanced_accuracy"] - seen["test"]["balanced_accuracy"]),
+                        "test_loss": 100 * (whole["test"][metric] - seen["test"][metric]),
                     }
                 )
     return rows
@@ -190,14 +196,22 @@ def lines_of(rows: Sequence[Row], loss: float = 0.01) -> list[Line]:
                 mean(row["macs_removed"] if row else 0.0 for row in best),
                 mean(row["params_removed"] if row else 0.0 for row in best),
                 mean(row["test_loss"] if row else 0.0 for row in best),
-                mean(crossing(way, loss) for way in ways),
-                mean(_over_budgets(way, "test_loss") or 0.0 for way in ways),
-                *(_known(_over_budgets(way, f"test_{name}") for way in ways) for name in ALIKE),
+                *(_curve(ways, loss) if stage == "repaired" else (None, False, None, None, None)),
             )
         )
-    return sorted(
-        lines, key=lambda x: (x.network, x.data, STAGES.index(x.stage), x.mean_loss.value)
-    )
+    return sorted(lines, key=_place)
+
+
+def _place(line: Line) -> tuple[str, str, int, float]:
+    lost = float(np.mean([found.value for found in line.losses.values()] or [0.0]))
+    return line.network, line.data, STAGES.index(line.stage), lost
+
+
+def _curve(ways: Sequence[Sequence[Row]], loss: float) -> tuple[Any, ...]:
+    """Give what a line says of a whole curve: where it crosses, and its means."""
+    uncrossed = any(all(row["test_loss"] <= 100 * loss for row in way) for way in ways)
+    means = ([_over_budgets(way, f"test_{name}") for way in ways] for name in ("loss", *ALIKE))
+    return mean(crossing(way, loss) for way in ways), uncrossed, *map(_known, means)
 
 
 def _over_budgets(way: Sequence[Row], name: str) -> float | None:

@@ -92,7 +92,7 @@ def page(
                 f"| {named(line.criterion, line.stage)} | {line.macs_removed.count} "
                 f"| {share(line.macs_removed)} "
                 f"| {share(line.params_removed)} | {signed(line.test_loss)} "
-                f"| {share(line.test_macs_removed)} | {signed(line.mean_loss)} "
+                f"| {crossed(line)} | {signed(line.mean_loss)} "
                 f"| {share(line.same_decisions)} | {correlation(line.heatmaps)} "
                 f"| {' | '.join(losses)} |"
             )
@@ -101,13 +101,15 @@ def page(
 
 
 _LEGEND = (
-    "Losses are points of balanced accuracy against the network before any cut; negative is better",
-    "than it. *MACs removed* and *parameters removed* are those of the smallest network that lost",
-    "at most one point on the validation images, *its test loss* what that one lost on the test",
-    "images. *At −1 on test* is where the test curve itself crosses one point. *Mean loss*, *same",
+    "Losses are points of balanced accuracy (of macro ROC AUC where images have several labels)",
+    "against the network before any cut; negative is better than it. *MACs removed* and",
+    "*parameters removed* are those of the smallest network that lost at most one point on the",
+    "validation images, *its test loss* what that one lost on the test images. *At −1 on test* is",
+    "where the test curve itself crosses one point, with > where it never did. *Mean loss*, *same",
     "decisions* (the share of the test images decided as before any cut) and *heatmaps* (the rank",
-    "correlation of LRP's with those before) are means over all budgets, on the test images. ± is",
-    "the 95 % confidence interval over seeds.",
+    "correlation of LRP's with those before) are means over all budgets, on the test images.",
+    "Fine-tuned networks have none of these: they are of a few budgets. ± is the 95 % confidence",
+    "interval over seeds.",
 )
 
 
@@ -123,6 +125,11 @@ def share(mean: Mean | None) -> str:
         return ""
     spread = "" if mean.half is None else f" ± {100 * mean.half:.0f}"
     return f"{100 * mean.value:.0f}{spread} %"
+
+
+def crossed(line: Line) -> str:
+    """Write where the test curve crosses, marked where it did not."""
+    return "> " * line.uncrossed + share(line.test_macs_removed)
 
 
 def correlation(mean: Mean | None) -> str:

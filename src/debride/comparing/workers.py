@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +58,41 @@ def this_process() -> Iterator[Workers]:
 def processes(count: int, log: Path) -> Iterator[Workers]:
     """Work in `count` processes, each with its part of the cores; what they print goes to `log`."""
     threads = max(1, (os.cpu_count() or count) // count)
-    log.mkdir(parents=True, exist_ok=True)
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (threads, str(log)))
+    try:
+        log.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DebrideError(
+            f"cannot write in '{log.parent}' ({error.strerror}): give another --out"
+        ) from None
+    begin = (threads, str(log), os.getpid())
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, begin)
     try:
         yield Workers(pool.submit, count)
     except BaseException:
+        for process in active_children():  # what they are at is kept, budget by budget
+            process.terminate()
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
 
-def _begin(threads: int, log: str) -> None:
-    """Make a process ready: its threads, and a file for what it prints."""
+def _begin(threads: int, log: str, parent: int) -> None:
+    """Make a process ready: its threads, a file for what it prints, its end with its parent."""
     import sys
 
     import torch
 
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     file = (Path(log) / f"{os.getpid()}.txt").open("a", buffering=1, encoding="utf-8")
     sys.stdout = sys.stderr = file
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent was killed; it would hold a cell that others take."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -20,14 +20,14 @@ from debride.recovery.registry import Recovery, register_recovery
 def recalibrate(
     model: nn.Module, data: Iterable[Any], *, device: str | torch.device | None = None
 ) -> nn.Module:
-    """Set every batch norm's running statistics to their mean over the images given, in place.
+    """Set every batch norm's running statistics to their mean over the batches given, in place.
 
     Parameters
     ----------
     model : nn.Module
         Its weights stay; a network without batch norm comes back unchanged.
     data : iterable
-        Batches of training images, two images or more; labels are ignored.
+        Batches of training images in mixed order, two images or more; labels are ignored.
     device : str or torch.device, optional
         Where the images go; the network's own by default.
 
@@ -82,11 +82,16 @@ def batch_norms(
 
 
 def _never_alone(data: Iterable[Any]) -> Iterator[Tensor]:
-    """Join a batch of one image to the next: a norm of pooled features cannot take it alone."""
+    """Join a batch of one image to the next: a norm of pooled features cannot take it alone.
+
+    One of another size than the next stays alone; its own places are then its statistics.
+    """
     held: Tensor | None = None
     for batch in data:
         images = unpack(batch)[0]
-        if held is not None:
+        if held is not None and held.shape[1:] != images.shape[1:]:
+            yield held
+        elif held is not None:
             images = torch.cat([held, images])
         held = images if images.shape[0] == 1 else None
         if held is None:

@@ -59,8 +59,8 @@ class Moments:
         self._sum += moved.sum(0, dtype=torch.float64)
         if self._products is not None:
             self._products.addmm_(moved.T, moved)
-        elif sum(map(len, self._kept)) < SAMPLES:
-            self._kept.append(moved)
+        elif (held := sum(map(len, self._kept))) < SAMPLES:
+            self._kept.append(moved[: SAMPLES - held].clone())
 
     @property
     def mean(self) -> Tensor:

@@ -31,6 +31,10 @@ IMAGES = 1024
 PIXELS = 2**23
 """Pixels of the sample at most: it goes through the network as one batch."""
 
+NEAR = 0.02
+"""Relative error up to which a layer counts as computing what its weights say: bfloat16's and
+TF32's are within it."""
+
 ROWS = 4096
 """Patches wanted of each layer at least; of a wider one, two for each number in a patch, of a
 grouped one, whose patches are narrow and many, a quarter."""
@@ -53,7 +57,10 @@ def reconstruction(
     W + R X'ᵀ (X' X'ᵀ + λI)⁻¹, where X' is what it reads and R = Y − W X' what it would miss of the
     original's output Y on the same images, and the run goes on with these. Each batch norm's
     statistics are taken from the sample on the way, and measured anew where there are more images
-    than the sample has. Transposed convolutions are repaired by `least_squares`.
+    than the sample has. Transposed convolutions are repaired by `least_squares`; layers that do not
+    compute what their weights say, because they standardise them or pad on their own, are left.
+
+    The sample is the first images of `data`: give them in mixed order.
 
     Parameters are those of `least_squares`; `ridge` is λ as a fraction of the mean square of X'.
 
@@ -83,7 +90,7 @@ def reconstruction(
             if away:
                 rows = [row for row in range(outputs.shape[1]) if row not in away]
                 outputs = outputs[:, torch.tensor(rows, device=outputs.device)]
-            patches = patches_of(layer, seen, _places(name, original.get_submodule(name), images))
+            patches = patches_of(layer, seen, _places(name, original.get_submodule(name), seen))
             fit(layer, patches, outputs, ridge, centred=name in normed)
 
         _front_to_back(model, images, set(said), refit)
@@ -120,9 +127,8 @@ def fit(
     """
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
-    parts = int(getattr(layer, "groups", 1))
-    old = weight.detach().view(parts, weight.shape[0] // parts, -1)  # (G, O / G, D)
-    x, y = (each.view(len(each), parts, -1).transpose(0, 1) for each in (patches, outputs))
+    old = _by_part(layer, weight)
+    x, y = _rows_by_part(layer, patches), _rows_by_part(layer, outputs)
     means = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
     if centred or isinstance(bias, Tensor):
         x, y = x - means[0], y - means[1]
@@ -169,26 +175,68 @@ def _sample(data: Iterable[Any]) -> tuple[Tensor, bool]:
 
 def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return (N, O) of what each layer that ran once says at the places drawn."""
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Tensor | None]] = {}
 
-    def watch(name: str, layer: nn.Module, output: Tensor) -> None:
-        places = _places(name, layer, images)
+    def watch(name: str, layer: nn.Linear | _ConvNd, seen: Tensor, output: Tensor) -> None:
         if isinstance(layer, nn.Linear):
-            rows = output.detach().reshape(len(images), -1, output.shape[-1])
+            rows = output.detach().reshape(output.shape[0], -1, output.shape[-1])
+        elif not _pads_as_said(layer, seen, output):
+            found.setdefault(name, []).append(None)
+            return
         else:
-            rows = output.detach().flatten(2).transpose(1, 2)
+            batched = output if output.ndim > len(layer.kernel_size) + 1 else output[None]
+            rows = batched.detach().flatten(2).transpose(1, 2)
+        places = _places(name, layer, rows)
         chosen = rows[:, places(rows.shape[1]).to(rows.device)].flatten(0, 1)
-        found.setdefault(name, []).append(chosen)
+        patches = patches_of(layer, seen.detach(), _places(name, layer, rows))
+        found.setdefault(name, []).append(chosen if _says(layer, patches, chosen) else None)
 
     handles = [
         layer.register_forward_hook(
-            lambda layer, _, output, name=name: watch(name, layer, output)
+            lambda layer, inputs, output, name=name: watch(name, layer, inputs[0], output)
         )
         for name, layer in named_modules(original)
         if isinstance(layer, nn.Linear | _ConvNd) and not isinstance(layer, _ConvTransposeNd)
     ]  # fmt: skip
     _run(original, images, handles)
-    return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1}
+    once = {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1}
+    return {name: outputs for name, outputs in once.items() if outputs is not None}
+
+
+def _says(layer: nn.Module, patches: Tensor, outputs: Tensor) -> bool:
+    """Tell whether outputs are what a layer's weights make of patches, up to its precision."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    if weight.shape[0] != outputs.shape[1]:
+        return False
+    old, x = _by_part(layer, weight), _rows_by_part(layer, patches)
+    expected = (x @ old.mT).transpose(0, 1).flatten(1)
+    if isinstance(bias, Tensor):
+        expected = expected + bias
+    return bool((expected - outputs).norm() <= NEAR * outputs.norm())
+
+
+def _pads_as_said(layer: _ConvNd, seen: Tensor, output: Tensor) -> bool:
+    """Tell whether a convolution has the outputs that its settings give; some pad on their own."""
+    spatial = len(layer.kernel_size)
+    pads = list(reversed(layer._reversed_padding_repeated_twice))
+    around = [pads[2 * dim] + pads[2 * dim + 1] for dim in range(spatial)]
+    steps = zip(
+        seen.shape[-spatial:], around, layer.kernel_size, layer.dilation, layer.stride, strict=True
+    )
+    sizes = [(n + pad - dilation * (k - 1) - 1) // step + 1 for n, pad, k, dilation, step in steps]
+    return sizes == list(output.shape[-spatial:])
+
+
+def _by_part(layer: nn.Module, weight: Tensor) -> Tensor:
+    """Return a weight as (groups, outputs of each, patch)."""
+    parts = int(getattr(layer, "groups", 1))
+    return weight.detach().view(parts, weight.shape[0] // parts, -1)
+
+
+def _rows_by_part(layer: nn.Module, rows: Tensor) -> Tensor:
+    """Return rows (N, numbers) as (groups, N, numbers of each)."""
+    return rows.view(len(rows), int(getattr(layer, "groups", 1)), -1).transpose(0, 1)
 
 
 def _front_to_back(
@@ -233,10 +281,13 @@ def _run(model: nn.Module, images: Tensor, handles: Sequence[Any]) -> None:
             handle.remove()
 
 
-def _places(name: str, layer: nn.Module, images: Tensor) -> Callable[[int], Tensor]:
-    """Draw places of each image, the same ones of the original and of the cut network."""
+def _places(name: str, layer: nn.Module, rows: Tensor) -> Callable[[int], Tensor]:
+    """Draw places of each row of a layer's batch, the same of the original and of the cut network.
+
+    What is a batch to a layer may be windows, slices or tokens to the network.
+    """
     parts = int(getattr(layer, "groups", 1))
     wanted = max(2 * width(layer), ROWS if parts == 1 else ROWS // 4)
-    most = min(math.ceil(wanted / len(images)), POSITIONS)
+    most = min(math.ceil(wanted / len(rows)), POSITIONS)
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return lambda count: drawn(count, most, generator)

@@ -107,7 +107,7 @@ def choose(
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if labels is None:
-        labels = [label for batch in data for label in _labels(batch)]
+        labels = [label for batch in data for label in _labels(batch, task)]
     seen = _Seen(model, data, task, torch.device(device))
     rng = np.random.default_rng(seed)
     held: list[list[int]] = [[] for _ in classes]
@@ -137,11 +137,11 @@ def _right(found: Floats, positions: Integers, label: int, task: Task) -> Any:
     return found[positions].argmax(1) == label
 
 
-def _labels(batch: Any) -> list[Label]:
+def _labels(batch: Any, task: Task) -> list[Label]:
     labels = unpack(batch)[1]
     if labels is None:
         raise DebrideError("the reference data have no labels: images are chosen class by class")
-    if labels.ndim == 2 and labels.shape[1] > 1:
+    if labels.ndim == 2 and task == "multilabel":
         return [tuple(int(flag) for flag in row) for row in labels.tolist()]
     return [int(label) for label in labels.reshape(-1).tolist()]
 
