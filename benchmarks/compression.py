@@ -38,7 +38,10 @@ GRIDS = {"compression": "The grid", "ablations": "One choice at a time"}
 KEPT = "network data seed criterion images points seconds threads versions".split()
 QUICK = {
     "networks": {
-        "resnet10t": {"model": "timm:resnet10t", "image_size": 32, "epochs": 6, "batch_size": 16}
+        "resnet10t": {
+            **{"model": "timm:resnet10t", "image_size": 32},
+            **{"epochs": 8, "batch_size": 16, "lr": 0.003},
+        }
     },
     "data": {"phantom": {"data": "phantom:400"}},
     "criteria": ["lrp"],

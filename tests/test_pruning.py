@@ -14,7 +14,7 @@ from debride.errors import DebrideError
 from debride.models.outputs import logits
 from debride.planning.costs import measure
 from debride.pruning import StepRecord
-from debride.recovery import begin, recalibrate
+from debride.recovery import Recovery, begin, recalibrate
 from debride.validation import Validation
 from planning import toys
 
@@ -94,6 +94,20 @@ def test_one_step_is_the_plan_applied_and_repaired_where_that_is_nearer(recovery
     assert small.model.state_dict().keys() == expected.state_dict().keys()
     for key, value in expected.state_dict().items():
         assert torch.equal(small.model.state_dict()[key], value), key
+
+
+def test_a_repair_that_diverges_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin_badly(*_: object, **__: object) -> Recovery:
+        def repair(model: nn.Module, cut: object) -> None:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(torch.inf)
+
+        return repair
+
+    monkeypatch.setattr("debride.pruning.begin", begin_badly)
+    small = prune(_net(), DATA, DATA, steps=1, recovery="mean", evidence=False)
+    assert torch.equal(small.model(IMAGES), apply(_net(), small.plan)(IMAGES))
 
 
 def test_without_recovery_the_steps_are_the_plan_applied() -> None:

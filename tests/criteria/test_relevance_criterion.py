@@ -179,6 +179,38 @@ def test_a_single_logit_speaks_for_both_classes(labels: list[float]) -> None:
     assert float(found.values["hidden"].sum()) > 0
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_odds_are_the_class_less_what_the_others_share(labelled: bool) -> None:
+    model = toys.randomise(toys.Flat())
+    batch = (IMAGES, LABELS) if labelled else IMAGES
+    found = score(model, [batch], criterion="lrp", target="odds")
+    assert found.criterion == "lrp:epsilon:odds"
+    logits = model(IMAGES)
+    classes = LABELS if labelled else logits.argmax(1)
+    each = [attribute(model, IMAGES, k, taps=["hidden_norm"]).taps["hidden_norm"] for k in range(3)]
+    expected = torch.zeros(10, dtype=torch.float64)
+    for image, own in enumerate(classes.tolist()):
+        others = [k for k in range(3) if k != own]
+        shares = logits[image, others].softmax(0)
+        relevance = each[own][image].double()
+        for k, share in zip(others, shares.tolist(), strict=True):
+            relevance = relevance - share * each[k][image].double()
+        expected += relevance.abs()
+    assert torch.allclose(found.values["hidden"], expected, rtol=1e-4, atol=1e-7)
+    plain = score(model, [batch], criterion="lrp")
+    assert not torch.allclose(found.values["hidden"], plain.values["hidden"], rtol=0.05)
+
+
+def test_what_has_a_logit_of_its_own_is_explained_by_it() -> None:
+    model, labels = toys.randomise(toys.Flat()), torch.tensor([[1, 0, 1]] * 6)
+    single = toys.Flat()
+    single.head = nn.Linear(10, 1)
+    for net, given in ((model, labels), (toys.randomise(single), LABELS.clamp(max=1))):
+        odds, plain = (score(net, [(IMAGES, given)], **kind) for kind in ({"target": "odds"}, {}))
+        for name, value in plain.values.items():
+            torch.testing.assert_close(odds.values[name], value, rtol=1e-5, atol=1e-8)
+
+
 def test_dict_batches_and_dict_outputs() -> None:
     model = toys.randomise(toys.DictOutput())
     plain = score(model, [(IMAGES, LABELS)])

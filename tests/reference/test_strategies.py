@@ -194,3 +194,9 @@ def test_what_cannot_be_chosen_is_one_sentence() -> None:
 
     with pytest.raises(DebrideError, match="`data` can be gone through only once"):
         _choose(1, "random", data=once())
+
+
+def test_a_single_label_that_images_may_have_is_one_of_several_labels() -> None:
+    one = [(images, y[:, None].float()) for images, y in BATCHES]
+    found = _choose(99, "random", data=one, task="multilabel")
+    assert found == tuple(k for k, y in enumerate(torch.cat([y for _, y in BATCHES])) if y)

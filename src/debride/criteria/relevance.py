@@ -8,7 +8,7 @@ relevance in an image, a neuron with that at each token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from debride.models.outputs import logits
 from debride.planning.plan import Group
 from debride.relevance.backtrace import trace_contrastive
 from debride.relevance.methods import Target, attribute, trace
+from debride.relevance.targets import decide
+
+Explained = Literal["class", "odds"]
 
 
 @register_criterion("lrp")
@@ -30,11 +33,16 @@ def lrp(
     data: Iterable[Any],
     *,
     rules: str = "epsilon",
+    target: Explained = "class",
     aggregate: Aggregate = "abs",
     device: str | torch.device = "cpu",
 ) -> Scores:
-    """Score by Layer-wise Relevance Propagation (Bach et al. 2015), with any rule set."""
-    return _traced(f"lrp:{rules}", model, groups, data, rules, aggregate, device)
+    """Score by Layer-wise Relevance Propagation (Bach et al. 2015), with any rule set.
+
+    ``target="odds"`` explains the class against all others, log p / (1 − p), in place of its logit.
+    """
+    name = f"lrp:{rules}" + (":odds" if target == "odds" else "")
+    return _traced(name, model, groups, data, rules, aggregate, device, target)
 
 
 @register_criterion("dlb")
@@ -114,16 +122,35 @@ def _traced(
     rules: str,
     aggregate: str,
     device: str | torch.device,
+    target: Explained = "class",
 ) -> Scores:
     def sweep(
         images: Tensor, labels: Tensor | None, taps: tuple[str, ...], visit: Visit
     ) -> Mapping[str, list[str]]:
+        explained = target_of(labels) if target == "class" else odds_of(labels, len(images))
         return trace(
-            model, images, target_of(labels), rules=rules, taps=taps,
+            model, images, explained, rules=rules, taps=taps,
             visit=lambda tap, a, c: visit(tap, a * c),
         ).unknown  # fmt: skip
 
     return sum_over_images(name, model, groups, data, sweep, aggregate=aggregate, device=device)
+
+
+def odds_of(labels: Tensor | None, count: int) -> Target:
+    """Return the log-odds of each image's class; what has a logit of its own is explained by it."""
+    if labels is not None and labels.ndim > 1:
+        return target_of(labels)
+
+    def odds(output: Any) -> Tensor:
+        scores = logits(output)
+        classes = decide(scores, labels, count).held
+        assert isinstance(classes, Tensor)
+        if scores.shape[1] == 1:
+            return scores[:, 0] * (2 * classes.to(scores) - 1)
+        own = nn.functional.one_hot(classes, scores.shape[1]).bool()
+        return scores[own] - scores.masked_fill(own, -torch.inf).logsumexp(1)
+
+    return odds
 
 
 def target_of(labels: Tensor | None) -> Target:
