@@ -5,7 +5,7 @@
     python benchmarks/compression.py --table          # only the page again
     python benchmarks/compression.py --quick          # one small cell on drawn images, minutes
 
-It runs `debride compare` on benchmarks/ablations.yaml and benchmarks/compression.yaml. Each goes on
+It runs `debride compare` on compression.yaml, ablations.yaml and targets.yaml. Each goes on
 where it was stopped; --collect runs nothing and reads what is there. Cells written down in the
 results stay until they are made anew: delete them there where the method has changed.
 """
@@ -34,7 +34,11 @@ from debride.files import write_atomic
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "compression.json"
 DOCS = HERE.parent / "docs"
-GRIDS = {"compression": "The grid", "ablations": "One choice at a time"}
+GRIDS = {
+    "compression": "The grid",
+    "ablations": "One choice at a time, more seeds and data",
+    "targets": "Which relevance, in few large steps",
+}
 KEPT = "network data seed criterion images points seconds threads versions".split()
 QUICK = {
     "networks": {
@@ -57,7 +61,7 @@ def run(grid: Path, out: Path, *flags: str) -> int:
 
 
 def collect(work: Path) -> dict[str, Any]:
-    """Add the finished cells of both grids to those written down, and name what is missing."""
+    """Add the finished cells of all grids to those written down, and name what is missing."""
     before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     found: dict[str, Any] = {}
     for name in GRIDS:
@@ -88,12 +92,13 @@ def written(results: dict[str, Any]) -> str:
         "Made by `python benchmarks/compression.py` from `benchmarks/results/compression.json`; do",
         "not edit. Networks are trained from scratch with `debride train`, then cut through all",
         "budgets in one loop for all criteria: scored anew at each budget, 20 reference images a",
-        "class, each budget in one step, batch-norm recalibration unless a name says otherwise, no",
-        "gradients but for what is called fine-tuned. Every choice is made on validation.",
+        "class, each budget in one step, batch-norm recalibration unless a name says otherwise (in",
+        "the last section reconstruction), no gradients but for what is called fine-tuned. Every",
+        "choice is made on validation.",
         "",
     ]
     for name, title in GRIDS.items():
-        grid = results[name]
+        grid = results.get(name, {"cells": [], "missing": []})
         rows = rows_of(grid["cells"])
         if not rows:
             continue
