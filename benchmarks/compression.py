@@ -39,7 +39,7 @@ GRIDS = {
     "ablations": "One choice at a time, more seeds and data",
     "targets": "Which relevance, in few large steps",
 }
-KEPT = "network data seed criterion images points seconds threads versions".split()
+KEPT = "network data seed criterion metric images points seconds threads versions".split()
 QUICK = {
     "networks": {
         "resnet10t": {
@@ -71,7 +71,7 @@ def collect(work: Path) -> dict[str, Any]:
         paths += sorted((work / name).glob("cells/*/torch_pruning_*.json"))  # the peer's own
         for path in filter(Path.is_file, paths):
             document = json.loads(path.read_text())
-            done[called(document)] = {key: document[key] for key in KEPT}
+            done[called(document)] = {key: document[key] for key in KEPT if key in document}
         found[name] = {
             "cells": list(done.values()),
             "missing": [cell.name for cell in cells if cell.name not in done],

@@ -314,3 +314,26 @@ def test_a_damaged_layer_is_made_good_by_the_one_behind_it(net: nn.Module) -> No
         after = (broken(images) - said).norm() / said.norm()
     assert before > 0.1
     assert after < 1e-3
+
+
+class Prompt(nn.Module):
+    """A layer that reads one vector, and one map, without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("prompt", torch.ones(4))
+        self.register_buffer("map", torch.ones(2, 6, 6))
+        self.ask, self.look = nn.Linear(4, 8), nn.Conv2d(2, 8, 3)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        alone = self.ask(self.prompt) + self.look(self.map).mean((1, 2))
+        return self.head(images.mean((2, 3)) * alone)  # type: ignore[no-any-return]
+
+
+def test_layers_without_a_batch_are_left() -> None:
+    net, images = Prompt().eval(), torch.randn(16, 8, 4, 4)
+    repaired = copy.deepcopy(net)
+    reconstruction(net, [], [images], device="cpu")(repaired, [])
+    for before, after in zip(net.parameters(), repaired.parameters(), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=2e-5)

@@ -179,13 +179,16 @@ def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     def watch(name: str, layer: nn.Linear | _ConvNd, seen: Tensor, output: Tensor) -> None:
         if isinstance(layer, nn.Linear):
-            rows = output.detach().reshape(output.shape[0], -1, output.shape[-1])
-        elif not _pads_as_said(layer, seen, output):
+            fits = output.ndim > 1
+        else:
+            fits = _pads_as_said(layer, seen, output)
+        if not fits:
             found.setdefault(name, []).append(None)
             return
+        if isinstance(layer, nn.Linear):
+            rows = output.detach().reshape(output.shape[0], -1, output.shape[-1])
         else:
-            batched = output if output.ndim > len(layer.kernel_size) + 1 else output[None]
-            rows = batched.detach().flatten(2).transpose(1, 2)
+            rows = output.detach().flatten(2).transpose(1, 2)
         places = _places(name, layer, rows)
         chosen = rows[:, places(rows.shape[1]).to(rows.device)].flatten(0, 1)
         patches = patches_of(layer, seen.detach(), _places(name, layer, rows))
@@ -217,8 +220,10 @@ def _says(layer: nn.Module, patches: Tensor, outputs: Tensor) -> bool:
 
 
 def _pads_as_said(layer: _ConvNd, seen: Tensor, output: Tensor) -> bool:
-    """Tell whether a convolution has the outputs that its settings give; some pad on their own."""
+    """Tell whether a convolution of a batch has the outputs that its settings give."""
     spatial = len(layer.kernel_size)
+    if output.ndim != spatial + 2:
+        return False
     pads = list(reversed(layer._reversed_padding_repeated_twice))
     around = [pads[2 * dim] + pads[2 * dim + 1] for dim in range(spatial)]
     steps = zip(
