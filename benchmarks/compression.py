@@ -156,9 +156,15 @@ def overall(lines: list[Line]) -> list[str]:
         "| criterion | MACs removed | its test loss | MACs removed at −1 on test | mean loss "
         "| heatmaps |"
     )
-    told = "± is the 95 % confidence interval over these networks and data, not over seeds."
     listed = "; ".join(", ".join(place) for place in sorted(most))
-    return [f"Of {listed}. {told}", "", head, "|---|---|---|---|---|---|", *(r for _, r in rows)]
+    told = "± is the 95 % confidence interval over these networks and data, not over seeds."
+    return [
+        f"Of {listed}. {told if len(most) > 2 else ''}".rstrip(),
+        "",
+        head,
+        "|---|---|---|---|---|---|",
+        *(r for _, r in rows),
+    ]
 
 
 def of_all(found: Iterable[Mean | None]) -> Mean | None:

@@ -14,7 +14,7 @@ from torchvision.models import SwinTransformer
 from debride.planning.groups import find_groups
 from debride.planning.plan import Member, PlannedGroup, Tap
 from debride.recovery import begin
-from debride.recovery.reconstruction import fit, reconstruction
+from debride.recovery.reconstruction import _sample, fit, reconstruction
 from debride.surgery.removal import narrow
 
 RIDGE = 0.05
@@ -148,6 +148,20 @@ def test_images_of_two_sizes_and_a_norm_of_one_value() -> None:
         assert calls == [1]
     assert torch.equal(net[2].running_var, torch.ones(4))
     assert all(bool(torch.isfinite(each).all()) for each in net.state_dict().values())
+
+
+def test_the_sample_is_drawn_from_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("debride.recovery.reconstruction.IMAGES", 40)
+    images = torch.arange(400.0).view(400, 1, 1, 1)  # in order, as a folder's classes are
+    sample, every = _sample(images.split(7))
+    drawn = sample.flatten().tolist()
+    assert (len(drawn), len(set(drawn)), every) == (40, 40, False)
+    # the mean of 40 of them without replacement: 199.5 ± 17.3
+    assert abs(sum(drawn) / 40 - 199.5) < 2 * 17.3
+    assert torch.equal(_sample(images.split(400))[0], sample)
+    few, every = _sample(images[:40].split(7))
+    assert torch.equal(few, images[:40])
+    assert every
 
 
 class Twice(nn.Module):

@@ -15,6 +15,7 @@ from debride.comparing.summary import STAGES, Row, named
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #7A5195 #8C8C8C #B8860B".split()
 """Wong 2011, doi:10.1038/nmeth.1618, and some more."""
 MARKS = "o s ^ D v P X * < >".split()
+WORDS = {"balanced_accuracy": "balanced accuracy", "roc_auc": "macro ROC AUC"}
 HIGHEST = 25.0
 """Points lost at which the picture ends."""
 
@@ -42,7 +43,8 @@ def figure(rows: Sequence[Row], title: str) -> str:
         axes.grid(color="#dde3e8", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].axhline(1, color="#555", linewidth=0.8, linestyle=":")
-    panels[0].set(title=title, ylabel="balanced accuracy lost on test, points", xlim=(0, 100))
+    metric = WORDS[rows[0]["metric"]]
+    panels[0].set(title=title, ylabel=f"{metric} lost on test, points", xlim=(0, 100))
     lowest = min(row["test_loss"] for row in rows)
     panels[0].set_ylim(min(HIGHEST, max(r["test_loss"] for r in rows) + 1), min(-1.0, lowest - 0.5))
     if alike:

@@ -26,7 +26,8 @@ class Mean:
     ----------
     value : float
     half : float or None
-        Half the width of its 95 % confidence interval (Student's t); None for a single seed.
+        Half the width of its 95 % confidence interval (Student's t); None of less than three, of
+        which it says nothing.
     count : int
     """
 
@@ -70,11 +71,11 @@ class Line:
     macs_removed: Mean
     params_removed: Mean
     test_loss: Mean
-    test_macs_removed: Mean | None
-    uncrossed: bool
-    mean_loss: Mean | None
-    same_decisions: Mean | None
-    heatmaps: Mean | None
+    test_macs_removed: Mean | None = None
+    uncrossed: bool = False
+    mean_loss: Mean | None = None
+    same_decisions: Mean | None = None
+    heatmaps: Mean | None = None
 
 
 def rows_of(cells: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -97,6 +98,7 @@ def rows_of(cells: Iterable[Mapping[str, Any]]) -> list[Row]:
                     {
                         **{key: cell[key] for key in ("network", "data", "seed", "criterion")},
                         "stage": stage,
+                        "metric": metric,
                         "budget": point["budget"],
                         **{key: point[key] for key in ("macs_kept", "params_kept", "units_kept")},
                         "normalise": point["normalise"],
@@ -196,7 +198,7 @@ def lines_of(rows: Sequence[Row], loss: float = 0.01) -> list[Line]:
                 mean(row["macs_removed"] if row else 0.0 for row in best),
                 mean(row["params_removed"] if row else 0.0 for row in best),
                 mean(row["test_loss"] if row else 0.0 for row in best),
-                *(_curve(ways, loss) if stage == "repaired" else (None, False, None, None, None)),
+                **(_curve(ways, loss) if stage == "repaired" else {}),
             )
         )
     return sorted(lines, key=_place)
@@ -207,20 +209,20 @@ def _place(line: Line) -> tuple[str, str, int, float]:
     return line.network, line.data, STAGES.index(line.stage), lost
 
 
-def _curve(ways: Sequence[Sequence[Row]], loss: float) -> tuple[Any, ...]:
+def _curve(ways: Sequence[Sequence[Row]], loss: float) -> dict[str, Any]:
     """Give what a line says of a whole curve: where it crosses, and its means."""
-    uncrossed = any(all(row["test_loss"] <= 100 * loss for row in way) for way in ways)
-    means = ([_over_budgets(way, f"test_{name}") for way in ways] for name in ("loss", *ALIKE))
-    return mean(crossing(way, loss) for way in ways), uncrossed, *map(_known, means)
+    return {
+        "test_macs_removed": mean(crossing(way, loss) for way in ways),
+        "uncrossed": any(all(row["test_loss"] <= 100 * loss for row in way) for way in ways),
+        "mean_loss": _over_budgets(ways, "test_loss"),
+        **{name: _over_budgets(ways, f"test_{name}") for name in ALIKE},
+    }
 
 
-def _over_budgets(way: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in way if row["budget"] != 1]
-    return float(np.mean(values)) if values and None not in values else None
-
-
-def _known(values: Iterable[float | None]) -> Mean | None:
-    found = [value for value in values if value is not None]
+def _over_budgets(ways: Sequence[Sequence[Row]], name: str) -> Mean | None:
+    """Mean what every network of a seed has, over the seeds that have it."""
+    values = ([row[name] for row in way if row["budget"] != 1] for way in ways)
+    found = [float(np.mean(each)) for each in values if each and None not in each]
     return mean(found) if found else None
 
 
@@ -229,11 +231,11 @@ def mean(values: Iterable[float]) -> Mean:
 
     Examples
     --------
-    >>> mean([1.0, 3.0])
-    Mean(value=2.0, half=12.706..., count=2)
+    >>> mean([1.0, 2.0, 3.0])
+    Mean(value=2.0, half=2.484..., count=3)
     """
     found = np.array(list(values), dtype=np.float64)
-    if len(found) < 2:
+    if len(found) < 3:
         return Mean(float(found.mean()), None, len(found))
     spread = float(found.std(ddof=1)) / math.sqrt(len(found))
     return Mean(float(found.mean()), float(student.ppf(0.975, len(found) - 1)) * spread, len(found))

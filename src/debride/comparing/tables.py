@@ -78,7 +78,7 @@ def page(
         part = [line for line in lines if (line.network, line.data) == (network, data)]
         shown = _shown(sorted({b for line in part for b in line.losses}, reverse=True))
         text += [f"{mark}# {network}, {data}", ""]
-        text += [f"![Test balanced accuracy lost]({figures}/{network}-{data}.svg)", ""]
+        text += [f"![Lost on test]({figures}/{network}-{data}.svg)", ""]
         text.append(
             "| criterion | seeds | MACs removed | parameters removed | its test loss "
             "| MACs removed at −1 on test | mean loss | same decisions | heatmaps | "
@@ -109,7 +109,7 @@ _LEGEND = (
     "decisions* (the share of the test images decided as before any cut) and *heatmaps* (the rank",
     "correlation of LRP's with those before) are means over all budgets, on the test images.",
     "Fine-tuned networks have none of these: they are of a few budgets. ± is the 95 % confidence",
-    "interval over seeds.",
+    "interval over seeds, from three on.",
 )
 
 

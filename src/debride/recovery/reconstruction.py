@@ -60,7 +60,7 @@ def reconstruction(
     than the sample has. Transposed convolutions are repaired by `least_squares`; layers that do not
     compute what their weights say, because they standardise them or pad on their own, are left.
 
-    The sample is the first images of `data`: give them in mixed order.
+    The sample is drawn from all images of `data` that have the size of the first, always the same.
 
     Parameters are those of `least_squares`; `ridge` is λ as a fraction of the mean square of X'.
 
@@ -158,19 +158,24 @@ def _solve(products: Tensor, right: Tensor, firm: Tensor) -> Tensor:
 
 
 def _sample(data: Iterable[Any]) -> tuple[Tensor, bool]:
-    """Return as many of the first images as may run in one batch, and whether these are all."""
-    found: list[Tensor] = []
-    held, wanted = 0, IMAGES
-    for batch in data:
-        images = unpack(batch)[0]
-        wanted = max(1, min(IMAGES, PIXELS // max(1, math.prod(images.shape[2:]))))
-        if held >= wanted or (found and images.shape[1:] != found[0].shape[1:]):
-            return torch.cat(found)[:wanted], False
-        found.append(images)
-        held += len(images)
-    if not found:
+    """Draw as many images of one size as may run in one batch, and tell whether these are all."""
+    generator = torch.Generator().manual_seed(0)
+    kept: list[Tensor] = []
+    seen, wanted, all_fit = 0, IMAGES, True
+    for image in (image for batch in data for image in unpack(batch)[0]):
+        if not kept:
+            wanted = max(1, min(IMAGES, PIXELS // max(1, math.prod(image.shape[1:]))))
+        elif image.shape != kept[0].shape:
+            all_fit = False
+            continue
+        # each of those seen so far is kept with the same chance (Vitter 1985, algorithm R)
+        place = seen if seen < wanted else int(torch.randint(seen + 1, (), generator=generator))
+        if place < wanted:
+            kept[place : place + 1] = [image.clone()]
+        seen += 1
+    if not kept:
         raise DebrideError("repair needs images: give training images")
-    return torch.cat(found)[:wanted], held <= wanted
+    return torch.stack(kept), all_fit and seen <= wanted
 
 
 def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
