@@ -14,6 +14,8 @@ from debride.planning.make import plan
 from planning import toys
 from planning.test_groups import Attention
 
+LOGIT = {"target": "class", "aggregate": "abs"}
+"""What most tests take of lrp: sums of sizes can be checked against `attribute`."""
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(6, 1, 8, 8, generator=GENERATOR)
 LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
@@ -25,7 +27,7 @@ def test_equals_a_plain_computation(name: str, labelled: bool) -> None:
     model = toys.randomise(getattr(toys, name)())
     groups = find_groups(model, IMAGES).groups
     batch = (IMAGES, LABELS) if labelled else IMAGES
-    found = score(model, [batch], criterion="lrp", rules="epsilon", groups=groups)
+    found = score(model, [batch], criterion="lrp", rules="epsilon", groups=groups, **LOGIT)
     assert found.count == 6
     for tap in (tap for group in groups for tap in group.taps):
         taps = attribute(model, IMAGES, LABELS if labelled else None, taps=[tap.read_at]).taps
@@ -78,7 +80,8 @@ def test_what_is_made_of_a_channel_before_images_are_summed(criterion: str) -> N
     }
     size = max(abs(v) for row in sums for v in row)
     for aggregate, make in makes.items():
-        found = score(model, [(IMAGES, LABELS)], criterion=criterion, aggregate=aggregate)
+        given = {"target": "class"} if criterion == "lrp" else {}
+        found = score(model, [(IMAGES, LABELS)], criterion=criterion, aggregate=aggregate, **given)
         expected = [sum(make(row[unit]) for row in sums) for unit in range(6)]
         assert found.values["conv"].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5 * size)
 
@@ -92,7 +95,8 @@ def test_the_spread_over_images(criterion: str) -> None:
     sums = relevance.double().sum((2, 3))
     # batches make no difference
     data = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
-    found = score(model, data, criterion=criterion, aggregate="spread").mean()["conv"]
+    given = {"target": "class"} if criterion == "lrp" else {}
+    found = score(model, data, criterion=criterion, aggregate="spread", **given).mean()["conv"]
     expected = sums.std(0, correction=0)
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
     assert expected.min() > 0
@@ -139,7 +143,7 @@ class Tokens(nn.Module):
 
 def test_a_neuron_is_sized_for_each_token() -> None:
     model = toys.randomise(Tokens())
-    found = score(model, [(IMAGES, LABELS)])
+    found = score(model, [(IMAGES, LABELS)], **LOGIT)
     relevance = attribute(model, IMAGES, LABELS, taps=["up"]).taps["up"].double()
     assert relevance.shape == (6, 16, 12)
     expected = [
@@ -154,7 +158,7 @@ def test_a_neuron_is_sized_for_each_token() -> None:
 def test_several_labels_explain_the_sum_of_their_logits() -> None:
     model = toys.randomise(toys.Flat())
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]])
-    found = score(model, [(IMAGES[:3], labels)])
+    found = score(model, [(IMAGES[:3], labels)], aggregate="abs")
     logits = model(IMAGES[:3])
     top = int(logits[1].argmax())
     chosen = [[0, 2], [top], [0, 1, 2]]
@@ -171,7 +175,7 @@ def test_a_single_logit_speaks_for_both_classes(labels: list[float]) -> None:
     net = toys.Flat()
     net.head = nn.Linear(10, 1)
     model = toys.randomise(net)
-    found = score(model, [(IMAGES, torch.tensor(labels))])
+    found = score(model, [(IMAGES, torch.tensor(labels))], aggregate="abs")
     target = torch.tensor(labels).reshape(-1).long()
     relevance = attribute(model, IMAGES, target, taps=["hidden_norm"]).taps["hidden_norm"]
     expected = relevance.double().abs().sum(0)
@@ -183,7 +187,7 @@ def test_a_single_logit_speaks_for_both_classes(labels: list[float]) -> None:
 def test_odds_are_the_class_less_what_the_others_share(labelled: bool) -> None:
     model = toys.randomise(toys.Flat())
     batch = (IMAGES, LABELS) if labelled else IMAGES
-    found = score(model, [batch], criterion="lrp", target="odds")
+    found = score(model, [batch], criterion="lrp")
     assert found.criterion == "lrp:epsilon:odds"
     logits = model(IMAGES)
     classes = LABELS if labelled else logits.argmax(1)
@@ -195,9 +199,9 @@ def test_odds_are_the_class_less_what_the_others_share(labelled: bool) -> None:
         relevance = each[own][image].double()
         for k, share in zip(others, shares.tolist(), strict=True):
             relevance = relevance - share * each[k][image].double()
-        expected += relevance.abs()
+        expected += relevance.square()
     assert torch.allclose(found.values["hidden"], expected, rtol=1e-4, atol=1e-7)
-    plain = score(model, [batch], criterion="lrp")
+    plain = score(model, [batch], criterion="lrp", target="class")
     assert not torch.allclose(found.values["hidden"], plain.values["hidden"], rtol=0.05)
 
 
@@ -206,7 +210,7 @@ def test_what_has_a_logit_of_its_own_is_explained_by_it() -> None:
     single = toys.Flat()
     single.head = nn.Linear(10, 1)
     for net, given in ((model, labels), (toys.randomise(single), LABELS.clamp(max=1))):
-        odds, plain = (score(net, [(IMAGES, given)], **kind) for kind in ({"target": "odds"}, {}))
+        odds, plain = (score(net, [(IMAGES, given)], target=kind) for kind in ("odds", "class"))
         for name, value in plain.values.items():
             torch.testing.assert_close(odds.values[name], value, rtol=1e-5, atol=1e-8)
 
@@ -223,7 +227,7 @@ def test_dict_batches_and_dict_outputs() -> None:
 def test_scores_come_back_from_json() -> None:
     scores = score(toys.randomise(toys.Flat()), [(IMAGES, LABELS)])
     again = Scores.from_json(scores.to_json())
-    assert (again.criterion, again.count) == ("lrp:epsilon", 6)
+    assert (again.criterion, again.count) == ("lrp:epsilon:odds", 6)
     for name, value in scores.values.items():
         assert torch.equal(again.values[name], value)
     assert again.mean()["conv"].tolist() == (scores.values["conv"] / 6).tolist()
@@ -248,7 +252,7 @@ def test_scores_of_different_criteria_do_not_add_up() -> None:
 def test_what_heads_give_is_scored_where_the_output_projection_reads_it() -> None:
     model = toys.randomise(Attention())
     groups = find_groups(model, IMAGES).groups
-    scores = score(model, [(IMAGES, LABELS)], groups=groups).values["attend.out_proj"]
+    scores = score(model, [(IMAGES, LABELS)], groups=groups, **LOGIT).values["attend.out_proj"]
     seen = attribute(model, IMAGES, LABELS, taps=["attend.out_proj@input"])
     relevance = seen.taps["attend.out_proj@input"].double()
     torch.testing.assert_close(scores, relevance.abs().flatten(0, -2).sum(0))

@@ -287,7 +287,7 @@ def test_data_that_cannot_be_learned_from() -> None:
 
 def test_pruning_ends_with_it(tmp_path: Path) -> None:
     case = Case()
-    cut: dict[str, Any] = {"ratio": 0.5, "steps": 1, "recovery": None, "evidence": False}
+    cut: dict[str, Any] = {"ratio": 0.75, "steps": 1, "recovery": None, "evidence": False}
     plain = prune(case.net, case.train, case.judge.data, **cut)
     tuning = FineTuning(epochs=6, rate=0.01)
     unlabelled = [images for images, _ in case.train]

@@ -2,7 +2,7 @@
 
 What is explained is an image's true class, the sum of its classes where it has several, or the
 predicted class where it has no label. By default a channel counts with the size of its summed
-relevance in an image, a neuron with that at each token.
+relevance in an image, a neuron with that at each token; in `lrp` with its square.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ def lrp(
     data: Iterable[Any],
     *,
     rules: str = "epsilon",
-    target: Explained = "class",
-    aggregate: Aggregate = "abs",
+    target: Explained = "odds",
+    aggregate: Aggregate = "square",
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Score by Layer-wise Relevance Propagation (Bach et al. 2015), with any rule set.
 
-    ``target="odds"`` explains the class against all others, log p / (1 − p), in place of its logit.
+    What is explained is the class against all others, log p / (1 − p); with ``target="class"`` its
+    logit.
     """
     name = f"lrp:{rules}" + (":odds" if target == "odds" else "")
     return _traced(name, model, groups, data, rules, aggregate, device, target)
