@@ -93,9 +93,9 @@ def written(results: dict[str, Any]) -> str:
         "not edit. Networks are trained from scratch with `debride train`, then cut through all",
         "budgets in one loop for all criteria: scored anew at each budget, 20 reference images a",
         "class, each budget in one step, batch-norm recalibration unless a name says otherwise (in",
-        "the last section reconstruction), no gradients but for what is called fine-tuned. `lrp` is",
-        "as `debride prune` has it, the odds of the class, squared; `lrp_abs` takes sizes for squares,",
-        "and `lrp_logit` the logit of the class too. Every choice is made on validation.",
+        "the last section reconstruction), no gradients but for what is called fine-tuned. `lrp`",
+        "is that of `debride prune`, the odds of the class, squared; `lrp_abs` takes sizes for",
+        "squares, `lrp_logit` also the logit of the class. Every choice is made on validation.",
         "",
     ]
     for name, title in GRIDS.items():

@@ -43,6 +43,10 @@ class Base:
         ).split()
 
 
+FORMER = "--option target=class --option aggregate=abs"
+"""What `lrp` scored by when the results were made."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """A network that `debride prune` makes of a baseline."""
@@ -55,7 +59,9 @@ class Cut:
 
     def command(self, data: str) -> list[str]:
         recovery = "" if "--recovery" in self.options else "--recovery least_squares"
-        options = f"{self.options} {recovery} --heatmap-rules epsilon"
+        others = ("magnitude", "random")
+        logit = "" if any(name in self.options for name in others) else FORMER
+        options = f"{self.options} {recovery} --heatmap-rules epsilon {logit}"
         return (f"prune --model {self.base} --data {data} {options} --out {self.name}").split()
 
 
@@ -204,8 +210,8 @@ def table(results: dict[str, Any]) -> str:
         "gradients and no fine-tuning. Every choice is made on validation; test is reported once.",
         "One seed: a direction, not a mean. Accuracies are balanced, in percent. Latency is that",
         "of the original over that of the pruned network, in torch, taken in turns. Made before",
-        "reconstruction and the heatmaps by γ became the defaults; [the benchmark](benchmark.md)",
-        "and [the evidence](evidence.md) have these.",
+        "reconstruction, heatmaps by γ and LRP of the odds became the defaults; [the",
+        "benchmark](benchmark.md) and [the evidence](evidence.md) have these.",
         "",
         "| network, data | asked | MACs kept | parameters kept "
         "| validation before → after (points) | limit | test before → after (points) "

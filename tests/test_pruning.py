@@ -51,7 +51,9 @@ def test_options_go_to_the_criterion_and_are_written_down() -> None:
     four = prune(_net(), DATA, DATA, options={"n_steps": 4, "aggregate": "positive"}, **given)
     assert four.plan.made_by["options"] == {"n_steps": 4, "aggregate": "positive"}
     usual = prune(_net(), DATA, DATA, **given)
-    assert "options" not in usual.plan.made_by
+    assert usual.plan.made_by["options"] == {"n_steps": 8, "aggregate": "abs"}
+    plain = prune(_net(), DATA, DATA, **{**given, "criterion": "magnitude"})
+    assert "options" not in plain.plan.made_by
     assert [group.keep for group in four.plan.groups] != [g.keep for g in usual.plan.groups]
     with pytest.raises(DebrideError, match="'magnitude' has no option 'n_steps': known: none"):
         prune(_net(), DATA, DATA, criterion="magnitude", options={"n_steps": 4})

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from debride.criteria import check_criterion, score
+from debride.criteria import check_criterion, score, with_defaults
 from debride.criteria.scores import Scores
 from debride.data.batches import check_repeatable, unpack
 from debride.drift import Drift
@@ -266,7 +266,7 @@ def prune(
         "normalise": normalise, "floor": floor, "round_to": round_to, "protect": list(protect),
         "recovery": recovery, "seed": seed,
         **({"residual_width": True} if residual_width else {}),
-        **({"options": dict(options)} if options else {}),
+        **({"options": every} if (every := with_defaults(criterion, options or {})) else {}),
         **({"budget": {kind: list(several) or asked}} if floors is None
            else {**asdict(floors), "metric": judge.measure}),
     }  # fmt: skip

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from debride.comparing.cells import _settings, read_cell, result_path
 from debride.comparing.grid import cells_of, read_grid
 from debride.errors import DebrideError
 
@@ -41,6 +43,21 @@ def test_all_with_all_the_first_seed_first(tmp_path: Path, monkeypatch: Any) -> 
     assert cells[-1].prune.seed == 3
     assert cells[2].prune.data == "phantom"
     assert len({cell.prune.out for cell in cells}) == 16
+
+
+def test_a_cell_of_other_defaults_is_not_taken(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PLACE", "/scans")
+    cell = cells_of(read_grid(_written(tmp_path)), tmp_path / "out")[0]
+    stored = json.loads(json.dumps(_settings(cell)))
+    assert stored["option"] == {"target": "odds", "aggregate": "square"}
+    path = result_path(cell)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": stored, "points": []}))
+    assert read_cell(cell) == {"settings": stored, "points": []}
+    stored["option"]["aggregate"] = "abs"
+    path.write_text(json.dumps({"settings": stored, "points": []}))
+    with pytest.raises(DebrideError, match="was made with option .*'abs'.*, the grid says"):
+        read_cell(cell)
 
 
 def test_blocks_choose_and_name_no_cell_twice(tmp_path: Path) -> None:

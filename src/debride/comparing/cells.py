@@ -15,6 +15,7 @@ from torch import nn
 from debride import workflow
 from debride.comparing.grid import Cell, Study
 from debride.comparing.measuring import Measuring
+from debride.criteria import with_defaults
 from debride.errors import DebrideError
 from debride.files import write_atomic
 from debride.finetuning import training_images, tuning_of
@@ -94,8 +95,14 @@ def read_cell(cell: Cell) -> dict[str, Any] | None:
     return found
 
 
+def _settings(cell: Cell) -> dict[str, Any]:
+    """Return what must be the same where a cell is taken as it is, with all the options."""
+    given = workflow.check_choices(cell.prune)
+    return {**cell.settings, "option": with_defaults(cell.prune.criterion, given)}
+
+
 def _check_settings(path: Path, stored: Mapping[str, Any], cell: Cell) -> None:
-    for name, value in cell.settings.items():
+    for name, value in _settings(cell).items():
         if stored.get(name) != value:
             raise DebrideError(
                 f"'{path}' was made with {name} {stored.get(name)}, the grid says {value}: delete "
@@ -134,7 +141,7 @@ def run(cell: Cell) -> dict[str, Any]:
             task=job.task,
             evidence=False,
             folder=folder,
-            recorded=cell.settings,
+            recorded=_settings(cell),
             on_network=visit,
         )
 
@@ -151,7 +158,7 @@ def run(cell: Cell) -> dict[str, Any]:
         "data": cell.study.data,
         "seed": cell.study.seed,
         "criterion": cell.criterion,
-        "settings": cell.settings,
+        "settings": _settings(cell),
         "metric": "roc_auc" if job.task == "multilabel" else "balanced_accuracy",
         "images": {
             "sha256": job.source.fingerprint(),
@@ -226,7 +233,7 @@ class _Visits:
             if asked in self.cell.finetune_at:
                 point["finetuned"] = self._tuned(model, groups)
             self._points[asked] = point
-            kept = {"settings": self.cell.settings, "points": self.points}
+            kept = {"settings": _settings(self.cell), "points": self.points}
             write_atomic(self.path, json.dumps(kept))
 
         return visit

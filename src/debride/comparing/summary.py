@@ -26,8 +26,8 @@ class Mean:
     ----------
     value : float
     half : float or None
-        Half the width of its 95 % confidence interval (Student's t); None of less than three, of
-        which it says nothing.
+        Half the width of its 95 % confidence interval (Student's t); None for fewer than three
+        seeds, of which it says nothing.
     count : int
     """
 

@@ -13,6 +13,7 @@ from debride.criteria.registry import (
     criterion_options,
     register_criterion,
     score,
+    with_defaults,
 )
 from debride.criteria.scores import Scores
 
@@ -24,4 +25,5 @@ __all__ = [
     "criterion_options",
     "register_criterion",
     "score",
+    "with_defaults",
 ]

@@ -88,6 +88,21 @@ def criterion_options(name: str) -> dict[str, Any] | None:
     return {name: types.get(name, Any) for name in names}
 
 
+def with_defaults(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a criterion's options, those that are not given as they are by default.
+
+    Examples
+    --------
+    >>> with_defaults("ig", {"n_steps": 16})
+    {'n_steps': 16, 'aggregate': 'abs'}
+    """
+    parameters = inspect.signature(_CRITERIA[_plain(name)]).parameters
+    known = criterion_options(name) or {}
+    defaults = {key: parameters[key].default for key in known}
+    plain = {key: value for key, value in defaults.items() if isinstance(value, str | int | float)}
+    return {**plain, **options}
+
+
 def check_criterion(name: str, options: Iterable[str] = ()) -> None:
     """Raise a sentence that names what is close, unless the criterion and its options are known."""
     if _plain(name) not in _CRITERIA:
@@ -140,8 +155,8 @@ def score(
         Where the images go; the network's own by default.
     **options
         The criterion's own: ``aggregate`` of the criteria from relevance and of ``"taylor"``
-        (``"abs"``, ``"positive"``, ``"signed"``, ``"square"``), ``n_steps`` of ``"ig"``,
-        ``probes`` of ``"hessian"``.
+        (``"abs"``, ``"positive"``, ``"signed"``, ``"square"``, ``"spread"``), ``target`` of
+        ``"lrp"`` (``"odds"``, ``"class"``), ``n_steps`` of ``"ig"``, ``probes`` of ``"hessian"``.
 
     Raises
     ------

@@ -1,8 +1,9 @@
 """Criteria from explanation methods: how much relevance a unit carries.
 
 What is explained is an image's true class, the sum of its classes where it has several, or the
-predicted class where it has no label. By default a channel counts with the size of its summed
-relevance in an image, a neuron with that at each token; in `lrp` with its square.
+predicted class where it has no label; `lrp` sets it against all others. By default a channel
+counts with the size of its summed relevance in an image, a neuron with that at each token; in
+`lrp` with its square.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def lrp(
 ) -> Scores:
     """Score by Layer-wise Relevance Propagation (Bach et al. 2015), with any rule set.
 
-    What is explained is the class against all others, log p / (1 − p); with ``target="class"`` its
-    logit.
+    What is explained is the class against all others, log p / (1 − p); with ``target="class"``, of
+    several labels and of a single logit it is the logit itself.
     """
     name = f"lrp:{rules}" + (":odds" if target == "odds" else "")
     return _traced(name, model, groups, data, rules, aggregate, device, target)

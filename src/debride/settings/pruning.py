@@ -267,8 +267,9 @@ class PruneSettings(
     # the last one: a field of this name hides the function from those after it
     option: Pairs = describe(
         (),
-        "Setting of the criterion, again for each: n_steps=16 for ig, probes=8 for hessian, "
-        "aggregate=abs, positive, signed, square or spread for those from relevance and taylor.",
+        "Setting of the criterion, again for each: target=odds or class for lrp, n_steps=16 for "
+        "ig, probes=8 for hessian, aggregate=abs, positive, signed, square or spread for those "
+        "from relevance and taylor.",
         panel="Cutting",
         metavar="KEY=VALUE",
         many=True,
