@@ -56,7 +56,7 @@ def test_a_cell_of_other_defaults_is_not_taken(tmp_path: Path, monkeypatch: Any)
     assert read_cell(cell) == {"settings": stored, "points": []}
     stored["option"]["aggregate"] = "abs"
     path.write_text(json.dumps({"settings": stored, "points": []}))
-    with pytest.raises(DebrideError, match="was made with option .*'abs'.*, the grid says"):
+    with pytest.raises(DebrideError, match=r"was made with option .*'abs'.*, the grid says"):
         read_cell(cell)
 
 
