@@ -208,14 +208,17 @@ def test_batches_that_can_be_gone_through_once_are_refused() -> None:
 
 
 def test_each_step_keeps_the_normalisation_that_moves_the_outputs_least() -> None:
-    both = prune(_net(), DATA, DATA, macs=0.4, steps=1, evidence=False)
+    # unrepaired: repaired, both compute what the original does, up to rounding
+    cut: dict[str, Any] = {"macs": 0.25, "steps": 1, "recovery": None, "evidence": False}
+    both = prune(_net(), DATA, DATA, **cut)
     tried = {
-        name: prune(_net(), DATA, DATA, macs=0.4, steps=1, normalise=name, evidence=False)
+        name: prune(_net(), DATA, DATA, **cut, normalise=name)
         for name in ("share_width", "share_width_rank")
     }
     judge = Validation(_net(), DATA, None, torch.device("cpu"))
     distance = {name: judge.divergence(judge.outputs(p.model)) for name, p in tried.items()}
     best = min(distance, key=lambda name: distance[name])
+    assert 2 * distance[best] < max(distance.values())
     assert both.history[-1].normalise == best
     assert both.plan.groups == tried[best].plan.groups
 
