@@ -174,7 +174,7 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must be the same where a finished cell is taken as it is."""
+        """What was asked for, as far as it makes a difference to a finished cell."""
         left_out = {*OutputSettings.model_fields, *_UNUSED}
         return {
             **self.prune.model_dump(
