@@ -47,7 +47,7 @@ def test_hyphens_are_underscores() -> None:
     model = toys.randomise(toys.Flat())
     with_hyphen = score(model, [(IMAGES, LABELS)], criterion="dlb-contrastive")
     plain = score(model, [(IMAGES, LABELS)], criterion="dlb_contrastive")
-    assert with_hyphen.criterion == plain.criterion == "dlb_contrastive"
+    assert with_hyphen.criterion == plain.criterion == "dlb_contrastive:abs"
     assert all(torch.equal(with_hyphen.values[n], plain.values[n]) for n in plain.values)
 
 
@@ -100,6 +100,17 @@ def test_shards_add_up(criterion: str) -> None:
         size = float(value.abs().max())
         assert torch.allclose(parts.values[name], value, rtol=1e-12, atol=1e-12 * size)
         assert torch.allclose(singly.values[name], value, rtol=1e-12, atol=1e-12 * size)
+
+
+@pytest.mark.parametrize("criterion", ["lrp", "dlb", "dlb_contrastive", "ig", "taylor"])
+def test_scores_of_other_aggregates_do_not_add_up(criterion: str) -> None:
+    model = toys.randomise(toys.Flat())
+    one, other = (
+        score(model, [(IMAGES, LABELS)], criterion=criterion, aggregate=aggregate)
+        for aggregate in ("abs", "square")
+    )
+    with pytest.raises(DebrideError, match="only scores of the same criterion"):
+        one + other
 
 
 @pytest.mark.parametrize("criterion", DATA)

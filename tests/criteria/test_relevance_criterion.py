@@ -188,7 +188,7 @@ def test_odds_are_the_class_less_what_the_others_share(labelled: bool) -> None:
     model = toys.randomise(toys.Flat())
     batch = (IMAGES, LABELS) if labelled else IMAGES
     found = score(model, [batch], criterion="lrp")
-    assert found.criterion == "lrp:epsilon:odds"
+    assert found.criterion == "lrp:epsilon:odds:square"
     logits = model(IMAGES)
     classes = LABELS if labelled else logits.argmax(1)
     each = [attribute(model, IMAGES, k, taps=["hidden_norm"]).taps["hidden_norm"] for k in range(3)]
@@ -227,7 +227,7 @@ def test_dict_batches_and_dict_outputs() -> None:
 def test_scores_come_back_from_json() -> None:
     scores = score(toys.randomise(toys.Flat()), [(IMAGES, LABELS)])
     again = Scores.from_json(scores.to_json())
-    assert (again.criterion, again.count) == ("lrp:epsilon:odds", 6)
+    assert (again.criterion, again.count) == ("lrp:epsilon:odds:square", 6)
     for name, value in scores.values.items():
         assert torch.equal(again.values[name], value)
     assert again.mean()["conv"].tolist() == (scores.values["conv"] / 6).tolist()

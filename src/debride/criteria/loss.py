@@ -46,7 +46,8 @@ def taylor(
         )  # fmt: skip
         return {}
 
-    return sum_over_images("taylor", model, groups, data, sweep, aggregate=aggregate, device=device)
+    name = f"taylor:{aggregate}"
+    return sum_over_images(name, model, groups, data, sweep, aggregate=aggregate, device=device)
 
 
 @register_criterion("hessian")

@@ -83,9 +83,8 @@ def dlb_contrastive(
             model, images, labels, taps=taps, visit=lambda tap, a, c: visit(tap, a * c)
         ).unknown
 
-    return sum_over_images(
-        "dlb_contrastive", model, groups, data, sweep, aggregate=aggregate, device=device
-    )
+    name = f"dlb_contrastive:{aggregate}"
+    return sum_over_images(name, model, groups, data, sweep, aggregate=aggregate, device=device)
 
 
 @register_criterion("ig")
@@ -111,9 +110,8 @@ def ig(
             visit(tap, conductance)
         return found.unknown
 
-    return sum_over_images(
-        f"ig:{n_steps}", model, groups, data, sweep, aggregate=aggregate, device=device
-    )
+    name = f"ig:{n_steps}:{aggregate}"
+    return sum_over_images(name, model, groups, data, sweep, aggregate=aggregate, device=device)
 
 
 def _traced(
@@ -135,6 +133,7 @@ def _traced(
             visit=lambda tap, a, c: visit(tap, a * c),
         ).unknown  # fmt: skip
 
+    name = f"{name}:{aggregate}"
     return sum_over_images(name, model, groups, data, sweep, aggregate=aggregate, device=device)
 
 
