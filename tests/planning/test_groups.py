@@ -43,6 +43,34 @@ def test_a_residual_sum_has_several_producers() -> None:
     assert Member("act", "out") in residual.members
 
 
+class _Twice(nn.Module):
+    """One convolution whose output is read by a batch norm, and by what `beside` names."""
+
+    def __init__(self, beside: str) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)
+        self.second, self.head = nn.BatchNorm2d(6), nn.Linear(6, 2)
+        self.beside = beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z = self.norm(y)
+        if self.beside == "skip":
+            z = z + y
+        if self.beside == "norm":
+            z = z + self.second(y)
+        if self.beside == "again":
+            z = self.second(self.conv(x)) + z
+        return self.head(z.amax((2, 3)))
+
+
+@pytest.mark.parametrize("beside", ["nothing", "skip", "norm", "again"])
+def test_the_norm_speaks_for_a_layer_only_where_nothing_else_reads_it(beside: str) -> None:
+    (conv,) = find_groups(toys.randomise(_Twice(beside)), IMAGES).groups
+    assert conv.units == 6
+    assert conv.taps == (Tap("conv", "norm" if beside == "nothing" else "conv"),)
+
+
 def test_the_classes_are_never_cut() -> None:
     assert _names(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))) == [("0", 8)]
     assert _names(toys.Flat()) == [("conv", 6), ("hidden", 10)]

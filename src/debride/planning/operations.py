@@ -81,8 +81,6 @@ def channelwise(trace: Trace, func: Any, args: Args, kwargs: Kwargs, result: Ten
     if not isinstance(module, nn.PReLU) or module.num_parameters > 1:
         trace.stand(name, "out", trace.along(x, 1))
     trace.label(result, trace.labels(x))
-    if isinstance(module, _BatchNorm) and x in trace.made_by:
-        trace.follows[trace.made_by[x]] = name
 
 
 @operation("group_norm")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -59,8 +60,6 @@ class Trace(TorchFunctionMode):
         For (module or bare parameter, side): the (width,) labels that stand there.
     attention : dict of str to Heads or str
         Attention modules that ran, and where their heads lie or why they cannot be cut.
-    follows : dict of str to str
-        For layers whose output goes straight into a batch norm: that norm.
     """
 
     def __init__(self, model: nn.Module, *, residual_width: bool = False) -> None:
@@ -70,7 +69,7 @@ class Trace(TorchFunctionMode):
         self.units = Units()
         self.sides: dict[tuple[str, Side], Tensor] = {}
         self.attention: dict[str, Heads | str] = {}
-        self.follows: dict[str, str] = {}
+        self._norms: dict[str, set[str | None]] = {}
         self.modules = dict(model.named_modules())
         self.made_by: Any = WeakTensorKeyDictionary()
         self._labels: Any = WeakTensorKeyDictionary()
@@ -171,6 +170,11 @@ class Trace(TorchFunctionMode):
             if name == "setitem":
                 self._lost(name, args, kwargs)
             return result
+        place, module = self.place
+        norm = place if name == "batch_norm" and isinstance(module, _BatchNorm) else None
+        for tensor in tensors_in((args, kwargs)):
+            if tensor in self.made_by:
+                self._norms.setdefault(self.made_by[tensor], set()).add(norm)
         try:
             OPERATIONS[name](self, func, args, kwargs, result)
         except Exception:  # unknown, or called in a way that was not thought of
@@ -182,6 +186,12 @@ class Trace(TorchFunctionMode):
             self.leave(tensor, f"{name} mixes these channels")
 
     # -- what operations ask and say ------------------------------------------------------------
+
+    @property
+    def follows(self) -> dict[str, str]:
+        """For layers whose output goes straight into one batch norm and nowhere else: that norm."""
+        read = {maker: list(by) for maker, by in self._norms.items() if len(by) == 1}
+        return {maker: by[0] for maker, by in read.items() if by[0] is not None}
 
     @property
     def heads_read_by(self) -> set[str]:
