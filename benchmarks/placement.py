@@ -62,7 +62,9 @@ def rows_of(name: str, job: Job) -> Iterator[dict[str, Any]]:
         }
         for placed, ranked in itertools.product(PLACED, RANKED):
             chosen = [
-                group.planned(sorted(worth[ranked][group.name].topk(len(cut.keep)).indices.tolist()))
+                group.planned(
+                    sorted(worth[ranked][group.name].topk(len(cut.keep)).indices.tolist())
+                )
                 for group, cut in zip(groups, plans[placed].groups, strict=True)
             ]
             small = apply(model, finish(model, chosen, example, {}))
