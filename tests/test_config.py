@@ -65,6 +65,7 @@ def test_single_number_is_a_list_of_one(tmp_path: Path) -> None:
         ("steps: many\n", "'steps' in '.*' cannot be 'many': input should be a valid integer$"),
         ("- a\n", "must hold lines of 'name: value'"),
         ("a: [\n", "is not YAML"),
+        ("macs: 0.9\nmacs: 0.3\n", "'macs' stands there twice: call one otherwise"),
         ("steps: 0\n", "greater than or equal to 1"),
     ],
 )

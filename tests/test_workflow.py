@@ -16,7 +16,9 @@ from PIL import Image
 from torch import nn
 
 import debride
+from debride.opening import open_job
 from debride.planning.plan import Plan
+from debride.settings import EvaluateSettings
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -32,6 +34,42 @@ def test_train_writes_a_folder_that_says_where_it_comes_from(base: Path) -> None
     assert run["seconds"]["total"] >= run["seconds"]["training"] > 0
     assert run["validation"]["model"] > 0.9
     assert (base / "report.html").stat().st_size > 1000
+
+
+def test_images_that_a_network_learnt_from_never_validate_it(base: Path, say: Say) -> None:
+    with np.load("toy.npz") as arrays:
+        np.savez("whole.npz", **{k: v for k, v in arrays.items() if not k.startswith("val")})
+    more = "--lr 0.02 --batch-size 16 --no-speed --explain 0 --seed 1 --validation 0.2"
+    line = f"train --data whole.npz --model tinynet:make --epochs 12 --out drawn {more}"
+    assert say(line)[0] == 0
+
+    def held_out(folder: str, **changes: object) -> tuple[set[str], str]:
+        chosen = {"model": folder, "data": "whole.npz", "trust": True, **changes}
+        source = open_job(EvaluateSettings.resolve({**chosen, "out": "unused"})).source
+        return {record.name for record in source.splits["val"]}, " ".join(source.notes)
+
+    own, said = held_out("drawn", seed=1, validation=0.2)
+    assert len(own) == 18
+    assert "They are those" not in said
+    assert held_out("drawn") == (own, said + " They are those that 'drawn' was made with.")
+    cut = "--steps 1 --macs 0.7 --reference 5 --no-speed --explain 0 --robustness 0 --seed 4"
+    assert say(f"prune --data whole.npz --model drawn --trust --out cut {cut}")[0] == 0
+    assert json.loads(Path("cut/run.json").read_text())["data"]["drawn"] == [0.2, 1]
+    assert held_out("cut", seed=7)[0] == own, "a cut network passes its split on"
+    assert say("report cut --show-names")[0] == 0, "the images are found again"
+    other, said = held_out("base", seed=1)
+    assert (len(other), "They are those" in said) == (12, False), "made with other images"
+
+
+def test_a_training_that_came_to_nothing_says_so(say: Say) -> None:
+    line = "train --data toy.npz --model tinynet:make --epochs 1 --lr 1e-9 --out nothing --no-speed"
+    code, _, err = say(f"{line} --explain 0")
+    assert code == 0
+    assert "no better than chance on the validation images" in err
+    assert "train it with more --epochs, a smaller --batch-size or another --lr" in err
+    code, _, err = say("prune --data toy.npz --model nothing --trust --macs 0.5 --out no")
+    assert code == 2
+    assert "'nothing' was trained for other images, or for too short" in err
 
 
 def test_prune_keeps_the_budget_and_reports_the_test_split(base: Path, half: Path) -> None:

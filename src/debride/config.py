@@ -118,6 +118,23 @@ class Settings(BaseModel):
             raise DebrideError(_sentence(error, cls, given, config)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what `yaml.safe_load` drops: the first of two equal keys."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"'{key.value}' stands there twice: call one otherwise",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add(key.value)
+        return node
+
+
 def read_yaml(path: Path, flag: str) -> dict[str, Any]:
     """Read a YAML file of names and values.
 
@@ -127,7 +144,7 @@ def read_yaml(path: Path, flag: str) -> dict[str, Any]:
         When it cannot be read or holds something else; `flag` is the one that names the file.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except FileNotFoundError:
         raise DebrideError(f"no file '{path}': give {flag} an existing YAML file") from None
     except (OSError, UnicodeDecodeError) as error:

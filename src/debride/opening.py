@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +141,7 @@ def open_job(settings: Any, *, fresh: bool = False) -> Job:
     device = device_named(settings.device)
     parent = open_parent(settings, device)
     classes = settings.classes if parent is None else parent.classes
-    source = open_data(settings, classes)
+    source = open_data(settings, classes) if parent is None else _same_data(settings, parent)
     if parent is not None:
         network = stored_network(parent, device)
     else:
@@ -163,6 +163,37 @@ def open_data(settings: DataSettings, classes: Sequence[str] | None) -> ImageSou
         validation=settings.validation,
         seed=settings.seed,
     )
+
+
+def drawn_by(run: Mapping[str, Any]) -> tuple[float, int] | None:
+    """Return the share and seed that the validation images of a run were drawn with.
+
+    Examples
+    --------
+    >>> drawn_by({"settings": {"validation": 0.2, "seed": 3}})
+    (0.2, 3)
+    """
+    settings, data = (run.get(name) or {} for name in ("settings", "data"))
+    # runs of earlier versions drew by their own settings
+    drawn = data.get("drawn", (settings.get("validation"), settings.get("seed")))
+    try:
+        share, seed = drawn
+        return float(share), int(seed)
+    except (TypeError, ValueError):
+        return None
+
+
+def _same_data(settings: DataSettings, parent: Bundle) -> ImageSource:
+    """Open the images; if `parent` was made of the same ones, it says which are for validation."""
+    drawn = drawn_by(parent.run)
+    if drawn is not None and drawn != (settings.validation, settings.seed):
+        share, seed = drawn
+        again = settings.model_copy(update={"validation": share, "seed": seed})
+        source = open_data(again, parent.classes)
+        if source.drawn and source.fingerprint() == (parent.run.get("data") or {}).get("sha256"):
+            note = f"They are those that '{parent.folder}' was made with."
+            return dataclasses.replace(source, notes=(*source.notes, note))
+    return open_data(settings, parent.classes)
 
 
 def open_parent(settings: NetworkSettings, device: torch.device) -> Bundle | None:

@@ -115,6 +115,7 @@ def collect(
             "classes": list(source.classes),
             "images": {split: len(records) for split, records in source.splits.items()},
             "unreadable": len(source.skipped),
+            "drawn": source.drawn,
         }
     return {**run, **(results or {}), "seconds": watch.seconds()}
 

@@ -12,6 +12,7 @@ from debride.data.images import ImageSource, open_images
 from debride.errors import DebrideError
 from debride.evidence import Evidence
 from debride.files import write_atomic
+from debride.opening import drawn_by
 from debride.planning.plan import Plan
 from debride.report import CARD, REPORT, Run, compare_runs, pages
 
@@ -87,12 +88,13 @@ def _same_images(run: Mapping[str, Any]) -> ImageSource:
     stored, data = run["settings"], run.get("data")
     if not isinstance(data, dict) or not {"classes", "sha256"} <= set(data):
         raise DebrideError("run.json does not say which images these were: leave --show-names out")
+    share, seed = drawn_by(run) or (0.15, 0)
     source = open_images(
         stored.get("data", ""),
         classes=data["classes"],
         skip_bad=stored.get("skip_bad", False),
-        validation=stored.get("validation", 0.15),
-        seed=stored.get("seed", 0),
+        validation=share,
+        seed=seed,
     )
     if source.fingerprint() != data["sha256"]:
         raise DebrideError(

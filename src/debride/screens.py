@@ -259,10 +259,12 @@ def show_step(record: StepRecord) -> None:
     """Say what a cut left, and what recovery brought back."""
     if record.step == 0:
         return
+    repaired = record.after_recovery != record.before_recovery
     say(
         f"step {record.step}",
         f"MACs {record.macs_kept:.1%}, parameters {record.params_kept:.1%}; "
-        f"validation {record.before_recovery:.3f} cut, {record.after_recovery:.3f} recovered"
+        f"validation {record.before_recovery:.3f} cut"
+        + (f", {record.after_recovery:.3f} recovered" if repaired else "")
         + (f"; {_demanded(record)}" if record.drop_bound is not None else ""),
     )
 

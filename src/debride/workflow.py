@@ -140,6 +140,9 @@ def train(settings: TrainSettings) -> None:
     run = _run("train", settings, watch, job, results)
     _write(settings.out, job, run, evidence, None, {})
     screens.say("best", f"epoch {result.best_epoch}, {_metric(job)} {result.best_metric:.3f}")
+    found = checked(job, network.model)
+    if not found.passed:
+        screens.warn(guessing(job, found, trained=True))
     screens.show_evidence(evidence, names=("", "trained"))
     _done(settings.out / "report.html")
 
@@ -331,16 +334,22 @@ def _check(job: Job, *, force: bool) -> Check:
     return found
 
 
-def guessing(job: Job, found: Check) -> str:
+def guessing(job: Job, found: Check, *, trained: bool = False) -> str:
     """Say that a network is no better than chance, and what may help."""
-    order = found.better_order
-    way_out = (
-        f"with --classes {','.join(order)} it would be clearly better"
-        if order is not None
-        else "its weights are random: give --weights, or as --model the folder of a trained network"
-        if job.network.weights == RANDOM
-        else "check --weights, --classes (order), --mean, --std, --image-size and --channels"
-    )
+    order, parent = found.better_order, job.network.parent
+    if trained:
+        way_out = "train it with more --epochs, a smaller --batch-size or another --lr"
+    elif order is not None:
+        way_out = f"with --classes {','.join(order)} it would be clearly better"
+    elif parent is not None:
+        way_out = (
+            f"'{parent.folder}' was trained for other images, or for too short: train it with more "
+            "--epochs or a smaller --batch-size"
+        )
+    elif job.network.weights == RANDOM:
+        way_out = "its weights are random: give --weights, or as --model a trained network's folder"
+    else:
+        way_out = "check --weights, --classes (order), --mean, --std, --image-size and --channels"
     return (
         f"the network is no better than chance on the validation images ({found.score:.3f}, "
         f"guessing reaches {found.needed:.3f}): {way_out}"

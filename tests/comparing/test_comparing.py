@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -180,7 +181,8 @@ def test_a_cell_that_fails_leaves_the_others(say: Say, trained: Path) -> None:
     grid = _grid(trained, "failing", criteria=criteria)
     code, out, err = say(f"compare --grid {grid} --out compared/failing --trust")
     assert code == 2
-    assert "1 piece of work failed (tiny-toy-0/fine: " in err
+    assert "tiny-toy-0/fine: " in err
+    assert "1 piece of work failed (tiny-toy-0/fine): mend" in err
     assert "what is done is kept" in err
     assert "tiny-toy-0/lrp" in out
     assert (trained / "failing" / "comparison.md").is_file()
@@ -209,6 +211,18 @@ def test_what_is_not_there_is_said_before_anything_is_trained(say: Say, trained:
         grid = _grid(trained, "typo", networks=network, criteria=criteria)
         code, _, err = say(f"compare --grid {grid} --out compared/typo --trust")
         assert (code, words in err) == (2, True), err
+    new = {"model": "tinynet:make", "epochs": 1}
+    for kind, name, entry, words in (
+        ("data", "gone", {"data": "no/such/folder"}, "data 'gone': no file or folder"),
+        ("networks", "gone", {"model": "runs/bas"}, "network 'gone': no folder 'runs/bas'"),
+        ("networks", "gone", {"model": "bas"}, "network 'gone': no folder 'bas'"),
+        ("networks", "gone", {"model": "timm:resnet17"}, "network 'gone': timm has no network"),
+    ):
+        whole = {"networks": {"new": new}, "data": {"toy": {"data": "toy.npz"}}}
+        whole[kind] = {**whole[kind], name: entry}
+        grid = _grid(trained, "typo", **whole, criteria=["lrp"])
+        code, _, err = say(f"compare --grid {grid} --out compared/typo --trust")
+        assert (code, words in err) == (2, True), err
     assert not (trained / "typo").exists()
 
 
@@ -229,12 +243,40 @@ def test_other_images_are_noticed(say: Say, trained: Path) -> None:
     assert (code, "was trained on other images than those of 'toy' are now" in err) == (2, True)
 
 
+def test_cells_of_two_networks_or_images_are_not_put_together(
+    say: Say, trained: Path, base: Path
+) -> None:
+    own = trained / "own"
+    shutil.copytree(base, own)
+    changes: dict[str, Any] = {
+        "networks": {"own": {"model": str(own)}},
+        "data": {"toy": {"data": "mine.npz"}},
+        "budgets": [0.8],
+    }
+    shutil.copy("toy.npz", "mine.npz")
+    line = "compare --out compared/mixed --trust --grid"
+    assert say(line, _grid(trained, "mixed", **changes, criteria=["magnitude"]))[0] == 0
+    both = _grid(trained, "mixed", **changes, criteria=["magnitude", "random"])
+    with np.load("toy.npz") as arrays:
+        np.savez("mine.npz", **{k: v[:-3] for k, v in arrays.items()})
+    code, _, err = say(line, both)
+    assert (code, "made of other images than those of 'toy' are now" in err) == (2, True), err
+    assert "random" not in (trained / "mixed" / "results.csv").read_text()
+    shutil.copy("toy.npz", "mine.npz")
+    shutil.rmtree(own)
+    more = "--model tinynet:make --epochs 5 --lr 0.02 --batch-size 16 --no-speed --explain 0"
+    assert say(f"train --data toy.npz {more} --out {own}")[0] == 0
+    code, _, err = say(line, both)
+    assert (code, f"made of another network than '{own}' is now" in err) == (2, True), err
+
+
 def test_a_network_that_cannot_be_trained_takes_its_cells_along(say: Say, trained: Path) -> None:
-    grid = _grid(trained, "untrained", networks={"none": {"model": "torchvision:resnet17"}})
+    grid = _grid(trained, "untrained", networks={"none": {"model": "tinynet:missing"}})
     code, _, err = say(f"compare --grid {grid} --out compared/untrained")
     assert code == 2
     assert "none-toy-0: " in err
-    assert "resnet18" in err
+    assert "missing" in err
+    assert "1 piece of work failed (none-toy-0)" in err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from debride.evidence import Evidence
-from debride.report import render
+from debride.report import card, render
 
 from .made_up import make_evidence, samples
 
@@ -273,6 +273,10 @@ def test_fine_tuning_is_told_as_it_was(run, evidence, plan, changes, words):
     assert "for 2 epochs of at most 6" in told
     assert words in told
     assert "How it was fine-tuned" not in render(run, evidence, plan)
+    markdown = card({**run, "finetuning": {**tuned, **changes}}, evidence, plan)
+    assert "## How it was fine-tuned\n\nThe cut network learnt" in markdown
+    assert words in markdown.replace(" %", "%")
+    assert "fine-tuned" not in card(run, evidence, plan)
 
 
 def test_the_largest_gap_of_a_subgroup_has_a_sign_that_can_be_read(run, whole, plan):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from debride import workflow
+from debride.artifact.manifest import MANIFEST, WEIGHTS, read_manifest
 from debride.comparing.grid import Cell, Study
 from debride.comparing.measuring import Measuring
 from debride.criteria import with_defaults
@@ -50,7 +51,7 @@ def is_trained(study: Study) -> bool:
     """
     if study.train is None:
         return True
-    if not (study.base / "model.json").is_file():
+    if not (study.base / MANIFEST).is_file():
         return False
     stored = json.loads((study.base / "run.json").read_text(encoding="utf-8"))["settings"]
     asked = study.train.model_dump(mode="json", include=set(_TRAINED))
@@ -92,7 +93,34 @@ def read_cell(cell: Cell) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DebrideError(f"'{path}' is damaged ({error}): delete it to make it anew") from None
     _check_settings(path, stored, cell)
+    if (cell.study.base / MANIFEST).is_file():
+        _check_made_of(path, found, cell, {"network_sha256": _network(cell)})
     return found
+
+
+def _network(cell: Cell) -> str:
+    """Return the hash of a study's weights."""
+    return read_manifest(cell.study.base).sha256[WEIGHTS]
+
+
+def _check_made_of(
+    path: Path, found: Mapping[str, Any], cell: Cell, now: Mapping[str, str]
+) -> None:
+    """Refuse what was made of another network or other images; earlier cells name no network."""
+    then = {
+        "network_sha256": found.get("network_sha256"),
+        "images_sha256": found.get("images", {}).get("sha256"),
+    }
+    for what, is_now in now.items():
+        if then[what] not in (None, is_now):
+            other, name = (
+                (f"another network than '{cell.study.base}' is", "network")
+                if what == "network_sha256"
+                else (f"other images than those of '{cell.study.data}' are", "data")
+            )
+            raise DebrideError(
+                f"'{path}' was made of {other} now: delete it, or call the {name} otherwise"
+            )
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
@@ -126,6 +154,9 @@ def run(cell: Cell) -> dict[str, Any]:
             strategy=settings.reference_strategy,
             correct_only=settings.reference_correct,
         )
+    made_of = {"network_sha256": _network(cell), "images_sha256": job.source.fingerprint()}
+    for path in sorted(result_path(cell).parent.glob("*.json")):
+        _check_made_of(path, json.loads(path.read_text(encoding="utf-8")), cell, made_of)
     visits = _Visits(cell, job)
     options = workflow.check_choices(settings)
 
@@ -141,7 +172,7 @@ def run(cell: Cell) -> dict[str, Any]:
             task=job.task,
             evidence=False,
             folder=folder,
-            recorded=_settings(cell),
+            recorded={**_settings(cell), **made_of},
             on_network=visit,
         )
 
@@ -160,8 +191,9 @@ def run(cell: Cell) -> dict[str, Any]:
         "criterion": cell.criterion,
         "settings": _settings(cell),
         "metric": "roc_auc" if job.task == "multilabel" else "balanced_accuracy",
+        "network_sha256": made_of["network_sha256"],
         "images": {
-            "sha256": job.source.fingerprint(),
+            "sha256": made_of["images_sha256"],
             "test": len(job.source.splits[job.final_split]),
             "validation": len(job.source.splits["val"]),
             "reference": len(chosen.indices),

@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,10 @@ from debride.comparing.showing import show_lines
 from debride.comparing.summary import removed_at, rows_of
 from debride.comparing.tables import write_tables
 from debride.comparing.workers import Workers, processes, ray_cluster, this_process
+from debride.data.registry import opener_of
 from debride.errors import DebrideError
+from debride.models.registry import UnknownNetworkError
+from debride.models.spec import ModelSpec, build
 from debride.workflow import check_choices
 
 if TYPE_CHECKING:
@@ -47,20 +50,55 @@ def compare(settings: CompareSettings) -> None:
                 "to work on")  # fmt: skip
     failed: list[str] = []
     if left and not settings.collect:
+        check_there(left)
         with _workers(settings) as workers:
             for cell, found in work(left, workers, failed.append):
                 done[cell.name] = found
                 write_tables(settings.out, [done[c.name] for c in cells if c.name in done])
-    if not done:
-        raise DebrideError(failed[0] if failed else "no cell is done yet: leave --collect out")
-    table = write_tables(settings.out, [done[c.name] for c in cells if c.name in done])
-    show_lines(table)
-    screens.say("tables", str(settings.out / "comparison.md"))
+    if not done and not failed:
+        raise DebrideError("no cell is done yet: leave --collect out")
+    if done:
+        table = write_tables(settings.out, [done[c.name] for c in cells if c.name in done])
+        show_lines(table)
+        screens.say("tables", str(settings.out / "comparison.md"))
     if failed:
         raise DebrideError(
-            f"{screens.plural(len(failed), 'piece')} of work failed ({'; '.join(failed)}): mend "
-            "that and run the same command again; what is done is kept"
+            f"{screens.plural(len(failed), 'piece')} of work failed ({', '.join(failed)}): mend "
+            "what is said of each above and run the same command again; what is done is kept"
         )
+
+
+def check_there(cells: Iterable[Cell]) -> None:
+    """Refuse images and networks that are not there, before there is hours of work on others.
+
+    Raises
+    ------
+    DebrideError
+        Naming the entry of the grid.
+    """
+    for cell in cells:
+        with within(f"the data '{cell.study.data}'"):
+            opener_of(cell.prune.data)
+        study = cell.study
+        if study.train is not None and not is_trained(study):
+            with within(f"the network '{study.network}'"):
+                _check_name(study.train.model)
+
+
+def _check_name(model: str) -> None:
+    if ":" not in model or "/" in model:
+        raise DebrideError(
+            f"no folder '{model}': give 'model' one that debride train wrote, or the name of a "
+            "network such as torchvision:resnet18"
+        )
+    if model.partition(":")[0] in ("torchvision", "timm"):
+        spec = ModelSpec(source=model, outputs=2, channels=3, spatial=(64, 64))
+        try:
+            build(spec, device="meta")
+        except UnknownNetworkError:
+            raise
+        except DebrideError:  # of this size: its training says whether it goes with the images
+            return
 
 
 @dataclass(frozen=True)
@@ -83,7 +121,7 @@ def work(
     Parameters
     ----------
     failed : callable
-        Called with a sentence for each network or cell that could not be made.
+        Called with the name of each network or cell that could not be made.
     """
     begun = time.monotonic()
     queue: deque[_Task] = deque()
@@ -103,9 +141,8 @@ def work(
             task = running.pop(future)
             error = future.exception()
             if error is not None:
-                sentence = f"{task.name}: {_said(error)}"
-                screens.warn(sentence)
-                failed(sentence)
+                screens.warn(f"{task.name}: {_said(error)}")
+                failed(task.name)
                 if task.cell is None:  # none of its cells can be made
                     lost = [other for other in queue if other.study == task.study]
                     queue = deque(other for other in queue if other.study != task.study)

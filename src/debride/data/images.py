@@ -67,6 +67,8 @@ class ImageSource:
         Unreadable images that were left out, with the reason.
     notes
         Sentences to show the user.
+    drawn
+        Share and seed that the validation images were drawn with; None where they were there.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ImageSource:
     spatial: tuple[int, ...]
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    drawn: tuple[float, int] | None = None
     _images: tuple[Array, ...] = field(default=(), repr=False)
     _masks: tuple[Array, ...] = field(default=(), repr=False)
     _caches: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -193,7 +196,8 @@ def open_images(
         parts = {"train": train, "val": val}
         if source.splits.get("test"):
             parts["test"] = source.splits["test"]
-        source = replace(source, splits=parts, notes=(*source.notes, note))
+        notes = (*source.notes, note)
+        source = replace(source, splits=parts, notes=notes, drawn=(validation, seed))
     return source.with_classes(classes) if classes is not None else source
 
 

@@ -62,6 +62,18 @@ def open_with(spec: str, options: OpenOptions) -> ImageSource:
     DebrideError
         When there is no such file or folder, or nothing can read it.
     """
+    opener, rest = opener_of(spec)
+    return opener(rest, options)
+
+
+def opener_of(spec: str) -> tuple[Opener, str]:
+    """Return the opener that is registered for `spec`, and what it is to open; nothing is read.
+
+    Raises
+    ------
+    DebrideError
+        When there is no such file or folder, or nothing can read it.
+    """
     if not spec.strip():
         raise DebrideError("no images are named: give --data a folder, a file, or 'phantom'")
     for module in _BUILT_IN:
@@ -70,7 +82,7 @@ def open_with(spec: str, options: OpenOptions) -> ImageSource:
     scheme, _, rest = spec.partition(":")
     named = scheme in _OPENERS and not scheme.startswith((".", FOLDER))
     if named and (":" in spec or not path.exists()):
-        return _OPENERS[scheme](rest, options)
+        return _OPENERS[scheme], rest
     if not path.exists():
         schemes = ", ".join(f"'{key}'" for key in sorted(_OPENERS) if key[0] not in f".{FOLDER}")
         raise DebrideError(
@@ -78,7 +90,7 @@ def open_with(spec: str, options: OpenOptions) -> ImageSource:
             f"a .npz file, or one of the schemes {schemes}"
         )
     if path.is_dir():
-        return _OPENERS[FOLDER](str(path), options)
+        return _OPENERS[FOLDER], str(path)
     name = path.name.lower()
     suffix = max((s for s in _OPENERS if s[0] == "." and name.endswith(s)), key=len, default=None)
     if suffix is None:
@@ -87,4 +99,4 @@ def open_with(spec: str, options: OpenOptions) -> ImageSource:
             f"'{spec}' is of a kind that Debride does not read as a data set: "
             f"give a folder with train/<class>/* or a file of one of the kinds {known}"
         )
-    return _OPENERS[suffix](str(path), options)
+    return _OPENERS[suffix], str(path)

@@ -54,7 +54,11 @@ def model_sources() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*_BUILT_IN, *_SOURCES]))
 
 
-def unknown_name(source: str, name: str, known: Iterable[str]) -> DebrideError:
+class UnknownNetworkError(DebrideError):
+    """A source has no network of that name."""
+
+
+def unknown_name(source: str, name: str, known: Iterable[str]) -> UnknownNetworkError:
     """Make the error for a name that a source does not know, naming the closest ones."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -64,7 +68,7 @@ def unknown_name(source: str, name: str, known: Iterable[str]) -> DebrideError:
         known = sorted(known)
         usual = [each for each in _USUAL if each in known] or known[:3]
         hint = f"it has {len(known)}, such as " + ", ".join(f"{source}:{each}" for each in usual)
-    return DebrideError(f"{source} has no network '{name}': {hint}")
+    return UnknownNetworkError(f"{source} has no network '{name}': {hint}")
 
 
 def refuse_options(spec: ModelSpec, reserved: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from debride.evidence.evidence import Evidence
 from debride.report import classes, environment, findings, provenance, words
 from debride.report import reasons as likeness
 from debride.report.render import render
-from debride.report.sections import Plan
+from debride.report.sections import Plan, Subject
 
 REPORT, CARD = "report.html", "card.md"
 
@@ -50,6 +50,8 @@ def card(
         Markdown with pipe tables.
     """
     name_of = findings.namer(names if show_names else None)
+    subject = Subject(run, evidence, plan, name_of, show_names)
+    found = run.get("finetuning")
     return (
         environment.markdown()
         .get_template("card.md.j2")
@@ -61,6 +63,7 @@ def card(
             counted=findings.counted(evidence),
             checks=findings.checks(evidence),
             history=[step for step in run.get("history") or [] if isinstance(step, Mapping)],
+            tuned=words.tuned(found, subject.metric) if found else "",
             groups=[] if plan is None else list(plan.groups),
             rows=classes.rows(evidence),
             overall=classes.overall(evidence),

@@ -128,7 +128,10 @@ def _search(subject: Subject) -> Values | None:
 @section("tuning", "How it was fine-tuned")
 def _tuning(subject: Subject) -> Values | None:
     tuned = subject.run.get("finetuning")
-    return {"tuned": tuned, "metric": subject.metric} if tuned else None
+    if not tuned:
+        return None
+    said = words.tuned(tuned, subject.metric)
+    return {"tuned": tuned, "metric": subject.metric, "said": said}
 
 
 @section("plan", "What every layer keeps")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from debride.evidence.evidence import Evidence
 from debride.evidence.localisation import ClassMass
@@ -33,6 +34,34 @@ def percent(share: float | None, digits: int = 1) -> str:
     ('94.3\u202f%', '−5.0\u202f%', '0.0\u202f%', '–')
     """
     return "–" if share is None else f"{share * 100:z.{digits}f}{NARROW}%".replace("-", "−")
+
+
+def tuned(found: Mapping[str, Any], metric: str) -> str:
+    """Say how a network was fine-tuned and what that brought.
+
+    Examples
+    --------
+    >>> found = {"history": [{}], "epochs": 2, "kept": True, "best_epoch": 0}
+    >>> tuned(found, "accuracy").split(". ")[1]
+    'No epoch was better on the validation split: the network is as it was before.'
+    """
+    epochs = len(found["history"])
+    rest = f" of at most {found['epochs']}" if epochs < found["epochs"] else ""
+    if not found["kept"]:
+        came = (
+            "The result would have broken the floor of the search: the network is as it was before."
+        )
+    elif found["best_epoch"] == 0:
+        came = "No epoch was better on the validation split: the network is as it was before."
+    else:
+        came = (
+            f"Validation {metric} went from {percent(found['before'])} to "
+            f"{percent(found['after'])}, in epoch {found['best_epoch']}, whose weights it has."
+        )
+    return (
+        "The cut network learnt to say what the original says, from the training images, for "
+        f"{epochs} {'epoch' if epochs == 1 else 'epochs'}{rest}. {came}"
+    )
 
 
 def points(after: float | None, before: float | None) -> str:

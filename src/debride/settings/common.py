@@ -36,7 +36,7 @@ class DataSettings(Settings):
     validation: float = option(
         0.15,
         "Share of the training images taken for validation where there is no val split "
-        "(stratified, patients kept together).",
+        "(stratified, patients kept together); a folder's network keeps its own.",
         panel="Images",
         metavar="SHARE",
         gt=0,
