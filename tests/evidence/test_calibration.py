@@ -81,3 +81,16 @@ def test_a_copy_changes_nothing():
         "value": 0.0, "low": 0.0, "high": 0.0
     }  # fmt: skip
     assert found["curves"][0]["original"] == found["curves"][0]["model"]
+
+
+def test_what_calibration_costs_lies_within_its_interval():
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.5, 1.0, 60)  # as often right as it says, in bins of few images
+    labels = (rng.uniform(size=60) < sure).astype(np.int64)
+    honest, boastful = (np.stack([1 - p, p], axis=1) for p in (sure, np.full(60, 0.999)))
+    found = calibration([honest, boastful], labels, "binary")["ece"]
+    for each in found.values():
+        assert 0 <= each["low"] <= each["value"] + 1e-9
+        assert each["value"] <= each["high"] + 1e-9
+    centre = np.mean([found["original"]["low"], found["original"]["high"]])
+    assert centre == pytest.approx(found["original"]["value"], abs=0.02)

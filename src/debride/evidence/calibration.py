@@ -56,8 +56,9 @@ def calibration(
     With three or more classes the probability of the decision is compared with how often it is
     right; with two, that of the second class with how often it is there; with labels, each
     label's. ECE is the mean distance of the two, bin by bin, weighted by images (Guo et al.,
-    ICML 2017, equation 3). The Brier score is the squared error summed over the classes (Brier
-    1950); of the second class alone with two; the mean of the labels with labels.
+    ICML 2017, equation 3); its intervals are corrected for the bias of resamples. The Brier
+    score is the squared error summed over the classes (Brier 1950); of the second class alone
+    with two; the mean of the labels with labels.
 
     Parameters
     ----------
@@ -80,9 +81,13 @@ def calibration(
             for (sure, came), p in zip(pairs, probabilities, strict=True)
         ],
         strata_of(labels, task),
+        biased=[True, False],
         seed=seed,
         resamples=resamples,
     )
+    for each in (ece["original"], ece["model"]):
+        if each is not None:
+            each["low"] = max(each["low"], 0.0)
     classes = probabilities[0].shape[1]
     named: list[int | None] = [None]
     if task == "multilabel":

@@ -41,6 +41,7 @@ def compared(
     strata: Labels,
     *,
     counts: Sequence[Array] | None = None,
+    biased: Sequence[bool] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> list[Compared]:
@@ -48,7 +49,9 @@ def compared(
 
     The interval is from the 2.5th to the 97.5th percentile of the resamples, of the change as
     of the figures themselves (Efron and Tibshirani 1993, chapter 13). Resamples on which a
-    figure is not defined have no part in it. A share of 0 or 1 is so in every resample; where
+    figure is not defined have no part in it. What is larger on resamples than on the images,
+    as a mean of distances is, is `biased`: its resamples are shifted by what their mean is off
+    (chapter 10). A share of 0 or 1 is so in every resample; where
     `counts` says of how many images it is one, its interval is the exact one (Clopper and
     Pearson 1934).
 
@@ -60,6 +63,8 @@ def compared(
         (N,) what each image is drawn among; see `debride.resampling`.
     counts
         (M,) of each network: how many images a figure is a share of; NaN for other figures.
+    biased
+        (M,) of the figures; none by default.
     seed, resamples
         Of the bootstrap.
 
@@ -79,6 +84,9 @@ def compared(
         for some, measure in zip(drawn, measures, strict=True):
             some.append(measure(weights))
     draws = [np.concatenate([*some]) for some in drawn]
+    if biased is not None:
+        off = [point[0] - draw.mean(axis=0) for point, draw in zip(whole, draws, strict=True)]
+        draws = [d + np.where(biased, o, 0) for d, o in zip(draws, off, strict=True)]
     behind = counts or [np.full(whole[0].shape[1], np.nan)] * len(measures)
     each = [
         [_exact(found, count) for found, count in zip(_estimates(point[0], draw), of, strict=True)]
