@@ -101,6 +101,7 @@ def test_what_is_tuned_and_where(tmp_path: Path) -> None:
         ({"seeds": []}, "'seeds'"),
         ({"networcs": {}}, "no key 'networcs': did you mean 'networks'"),
         ({"seeds": 3}, r"at 'seeds': write a list, as in \[3\]"),
+        ({"criteria": "lrp"}, r"at 'criteria': write a list, as in \[lrp\]"),
         ({"budgets": 0.5}, r"at 'budgets': write a list, as in \[0.5\]"),
         ({"blocks": []}, "'blocks' is empty"),
         ({"blocks": [{"networks": []}]}, "'networks' of a block is empty"),
@@ -139,3 +140,6 @@ def test_files_that_are_no_grid(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(DebrideError, match=r"it has no 'networks': docs/comparing\.md shows"):
         read_grid(tmp_path / "empty.yaml")
+    (tmp_path / "one.yaml").write_text("networks: [a]\ndata: [b]\ncriterion: [lrp]\nbudgets: [0.5]")
+    with pytest.raises(DebrideError, match="no key 'criterion': did you mean 'criteria'"):
+        read_grid(tmp_path / "one.yaml")

@@ -321,7 +321,8 @@ def _check_names(entry: Mapping[str, Any], known: Iterable[str]) -> None:
 
 def _sentence(error: ValidationError) -> str:
     """Say the first thing that is wrong with a grid."""
-    first = error.errors()[0]
+    # a misspelt key is missing too
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     *around, last = [str(part) for part in first["loc"]] or [""]
     where = f" in '{'.'.join(around)}'" if around else ""
     if first["type"] == "missing":
@@ -336,6 +337,8 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _named(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"write a list, as in [{value}], or 'name: {{settings}}' a line")
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return {name: {} for name in value}
     if isinstance(value, dict):
