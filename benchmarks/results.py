@@ -61,7 +61,6 @@ BASES = (
     Base("r18-malaria", "malaria_cells", "torchvision:resnet18", 64, 4),
     Base("r18-chest", "chest_xray_pneumonia", "torchvision:resnet18", 64, 4),
     Base("r18-pmnist", "pneumoniamnist/pneumoniamnist.npz", "torchvision:resnet18", 28, 6),
-    Base("vgg-malaria", "malaria_cells", "torchvision:vgg19_bn", 32, 4),
     Base("vit-scans", "mednist_6class", "timm:vit_tiny_patch16_224", 64, 4),
 )
 HALF = "--macs 0.5"
@@ -70,7 +69,6 @@ CUTS = (
     Cut("half-r18-malaria-bn", "r18-malaria", f"{HALF} --recovery batchnorm", 2.5),
     Cut("half-r18-chest", "r18-chest", HALF, 1.0),
     Cut("half-r18-pmnist", "r18-pmnist", HALF, 1.0),
-    Cut("half-vgg-malaria", "vgg-malaria", HALF, 1.0),
     Cut("half-vit-scans", "vit-scans", HALF, 1.0),
     Cut("r18-pmnist-15", "r18-pmnist", "--macs 0.15"),
     Cut("r18-pmnist-15-magnitude", "r18-pmnist", "--criterion magnitude --macs 0.15"),
