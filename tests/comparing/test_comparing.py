@@ -172,6 +172,12 @@ def test_an_unfinished_cell_of_other_settings_is_not_taken(
     assert code == 2
     assert "tiny-toy-0/shot' was made with reference 5, the grid says 4: delete it" in err
     _grid(trained, "other", criteria={"shot": shot})
+    kept = trained / "other/cells/tiny-toy-0/shot/visits.json"
+    found = kept.read_text()
+    kept.write_text(json.dumps({**json.loads(found), "network_sha256": "other"}))
+    code, _, err = say(line)
+    assert (code, "shot' was made of another network than" in err) == (2, True), err
+    kept.write_text(found)
     assert say(line)[0] == 0
     assert len(_cell(trained, "other", "tiny-toy-0/shot")["points"]) == 4
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from debride import score
+from debride.criteria.weights import by_unit
 from debride.errors import DebrideError
 from planning import toys
 
@@ -99,3 +100,22 @@ def test_random_is_seeded_and_leaves_the_global_generator_alone() -> None:
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["conv"], one["hidden"][:6])
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_units_of_grouped_convolutions_have_own_weights(groups: int, transposed: bool) -> None:
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    conv = kind(16, 32, 3, groups=groups, bias=False, padding=1)
+    # silenced, an output or an input takes these weights along
+    for side, images in (("out", 32), ("in", 16)):
+        rows = by_unit(conv, conv.weight.detach(), side)
+        assert len(rows) == images
+        for unit in range(images):
+            mask = torch.zeros(1, images, 5, 5)
+            mask[:, unit] = 1
+            read = torch.ones(1, 16, 5, 5) if side == "out" else mask
+            said = conv(read) if side == "in" else conv(read) * mask
+            (used,) = torch.autograd.grad(said.sum(), conv.weight)
+            own = conv.weight.detach()[used != 0]
+            assert sorted(rows[unit].tolist()) == sorted(own.tolist())

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from debride import score
 from debride.errors import DebrideError
 from debride.planning.groups import find_groups
 from debride.planning.plan import Member, Tap
@@ -69,6 +70,24 @@ def test_the_norm_speaks_for_a_layer_only_where_nothing_else_reads_it(beside: st
     (conv,) = find_groups(toys.randomise(_Twice(beside)), IMAGES).groups
     assert conv.units == 6
     assert conv.taps == (Tap("conv", "norm" if beside == "nothing" else "conv"),)
+
+
+def test_a_norm_of_two_layers_speaks_for_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+            self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(6, 2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.first(images)).relu()
+            return self.head(self.norm(self.second(x)).relu().mean((2, 3)))
+
+    model = toys.randomise(Shared())
+    (group,) = find_groups(model, IMAGES).groups
+    assert group.taps == (Tap("first", "first"), Tap("second", "second"))
+    scores = score(model, [(IMAGES, torch.tensor([0]))], criterion="taylor").values
+    assert {name: len(values) for name, values in scores.items()} == {"first": 6, "second": 6}
 
 
 def test_the_classes_are_never_cut() -> None:

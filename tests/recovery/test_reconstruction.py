@@ -351,3 +351,77 @@ def test_layers_without_a_batch_are_left() -> None:
     reconstruction(net, [], [images], device="cpu")(repaired, [])
     for before, after in zip(net.parameters(), repaired.parameters(), strict=True):
         torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
+
+
+class _Stack(nn.Module):
+    """Two layers that may share their weights or their batch norm."""
+
+    def __init__(self, kind: str = "plain") -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.a = nn.Conv2d(1, 16, 3, padding=1)
+        self.b = nn.Conv2d(16, 8, 3, padding=1)
+        self.c = nn.Conv2d(8, 8, 3, padding=1)
+        self.d = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8) if kind == "norm" else nn.Identity()
+        self.head = nn.Linear(8, 3)
+        if kind == "tied":
+            self.d.weight = self.c.weight
+        if kind == "computed":
+            nn.utils.parametrizations.weight_norm(self.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.b(self.a(images).relu())).relu()
+        x = self.d(self.c(x).relu() * 3 + 1)
+        return self.head(self.norm(x).relu().mean((2, 3)))
+
+
+IMAGES = torch.randn(64, 1, 12, 12, generator=torch.Generator().manual_seed(0)) + 1
+
+
+def _repaired(
+    model: nn.Module, images: Tensor, share: float = 0.5, recovery: str = "reconstruction"
+) -> nn.Module:
+    groups = find_groups(model, images[:1]).groups
+    cut = [group.planned(range(max(1, int(share * group.units)))) for group in groups]
+    small = copy.deepcopy(model)
+    narrow(small, cut)
+    begin(recovery, model, groups, [images])(small, cut)
+    return small
+
+
+@pytest.mark.parametrize(("kind", "left"), [("tied", "c"), ("tied", "d"), ("computed", "head")])
+def test_weights_that_a_layer_does_not_own_are_left(kind: str, left: str) -> None:
+    model = _Stack(kind).eval()
+    layer = _repaired(model, IMAGES).get_submodule(left)
+    for name, value in model.get_submodule(left).state_dict().items():
+        torch.testing.assert_close(layer.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_batch_norm_of_two_layers_keeps_the_statistics_of_both() -> None:
+    model = _Stack("norm").train()
+    for _ in range(60):
+        model(IMAGES)
+    model.eval()
+    same, measured = (_repaired(model, IMAGES, 1, how) for how in ("reconstruction", "batchnorm"))
+    torch.testing.assert_close(same(IMAGES), measured(IMAGES), rtol=0, atol=1e-4)
+    torch.testing.assert_close(same.norm.running_mean, measured.norm.running_mean)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "channels_last"])
+def test_other_precisions_and_layouts_are_repaired_alike(kind: str) -> None:
+    model = _Stack().eval()
+    expected = _repaired(model, IMAGES)(IMAGES)
+    if kind == "channels_last":
+        images = IMAGES.contiguous(memory_format=torch.channels_last)
+        found = _repaired(copy.deepcopy(model).to(memory_format=torch.channels_last), images)(
+            images
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        return
+    dtype = getattr(torch, kind)
+    small = _repaired(copy.deepcopy(model).to(dtype), IMAGES.to(dtype))
+    assert {parameter.dtype for parameter in small.parameters()} == {dtype}
+    found = small.float()(IMAGES)
+    whole = model(IMAGES)
+    assert (found - whole).norm() < 1.1 * (expected - whole).norm() + 0.01 * whole.norm()

@@ -109,7 +109,7 @@ def _check_made_of(
     """Refuse what was made of another network or other images; earlier cells name no network."""
     then = {
         "network_sha256": found.get("network_sha256"),
-        "images_sha256": found.get("images", {}).get("sha256"),
+        "images_sha256": found.get("images_sha256", found.get("images", {}).get("sha256")),
     }
     for what, is_now in now.items():
         if then[what] not in (None, is_now):
@@ -157,7 +157,7 @@ def run(cell: Cell) -> dict[str, Any]:
     made_of = {"network_sha256": _network(cell), "images_sha256": job.source.fingerprint()}
     for path in sorted(result_path(cell).parent.glob("*.json")):
         _check_made_of(path, json.loads(path.read_text(encoding="utf-8")), cell, made_of)
-    visits = _Visits(cell, job)
+    visits = _Visits(cell, job, made_of)
     options = workflow.check_choices(settings)
 
     def go(budgets: tuple[float, ...], folder: Path, visit: Callable[..., None]) -> None:
@@ -227,13 +227,14 @@ def _check_network(cell: Cell, job: Job) -> None:
 class _Visits:
     """What is measured of each network on the way, kept on disk as it comes."""
 
-    def __init__(self, cell: Cell, job: Job) -> None:
-        self.cell, self.job = cell, job
+    def __init__(self, cell: Cell, job: Job, made_of: Mapping[str, str]) -> None:
+        self.cell, self.job, self.made_of = cell, job, made_of
         self.path = cell.prune.out / VISITS
         self._points: dict[float, Point] = {}
         if self.path.is_file():
             kept = json.loads(self.path.read_text(encoding="utf-8"))
             _check_settings(cell.prune.out, kept["settings"], cell)
+            _check_made_of(cell.prune.out, kept, cell, made_of)
             self._points = {point["budget"]: point for point in kept["points"]}
         self.tuning = tuning_of(cell.prune)
         rules = job.network.rules(cell.prune.heatmap_rules)
@@ -265,7 +266,7 @@ class _Visits:
             if asked in self.cell.finetune_at:
                 point["finetuned"] = self._tuned(model, groups)
             self._points[asked] = point
-            kept = {"settings": _settings(self.cell), "points": self.points}
+            kept = {"settings": _settings(self.cell), **self.made_of, "points": self.points}
             write_atomic(self.path, json.dumps(kept))
 
         return visit

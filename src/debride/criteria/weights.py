@@ -106,5 +106,6 @@ def _weights(model: nn.Module, tap: Tap) -> Tensor:
 def by_unit(module: nn.Module, values: Tensor, side: Side = "out") -> Tensor:
     """Return one value for each weight of a layer as (units on one side, the rest)."""
     if isinstance(module, _ConvTransposeNd) != (side == "in"):
-        values = values.transpose(0, 1)
+        parts = int(getattr(module, "groups", 1))
+        values = values.reshape(parts, -1, *values.shape[1:]).transpose(1, 2).flatten(0, 1)
     return values.flatten(1)

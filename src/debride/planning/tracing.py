@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -189,9 +190,10 @@ class Trace(TorchFunctionMode):
 
     @property
     def follows(self) -> dict[str, str]:
-        """For layers whose output goes straight into one batch norm and nowhere else: that norm."""
+        """For layers whose output one batch norm alone reads, and nothing but it: that norm."""
+        makers = Counter(norm for by in self._norms.values() for norm in by)
         read = {maker: list(by) for maker, by in self._norms.items() if len(by) == 1}
-        return {maker: by[0] for maker, by in read.items() if by[0] is not None}
+        return {m: by[0] for m, by in read.items() if by[0] is not None and makers[by[0]] == 1}
 
     @property
     def heads_read_by(self) -> set[str]:

@@ -139,7 +139,9 @@ def _solve(
     lost = positions(old, gone).to(place)
     kept = positions(old, set(range(channels)) - gone).to(place)
     bias, average = layer.bias, moments.mean
-    centred = isinstance(bias, Tensor) or norm_follows
+    # a transposed convolution's bias is one for all places of its kernel
+    several = isinstance(old, _ConvTransposeNd)
+    centred = (isinstance(bias, Tensor) or norm_follows) and not several
     added = moments.replace(weight[:, lost], lost, kept, ridge, centred=centred)
     shift = weight[:, lost] @ average[lost] - added @ average[kept]
     new = added.add_(weight[:, kept])

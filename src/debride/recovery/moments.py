@@ -32,6 +32,17 @@ SAMPLES = 1024
 """Patches kept of a layer that is too wide for a covariance."""
 
 
+def solvable(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision that systems of a network's numbers are summed up and solved in.
+
+    Examples
+    --------
+    >>> solvable(torch.bfloat16), solvable(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 class Moments:
     """Mean and covariance of what one layer reads, summed up batch by batch.
 
@@ -48,6 +59,7 @@ class Moments:
 
     def add(self, patches: Tensor) -> None:
         """Take in (N, D) patches."""
+        patches = patches.to(solvable(patches.dtype))
         if self._origin is None:  # products around an origin near the mean lose few digits
             self._origin = patches.mean(0)
             self._sum = torch.zeros_like(self._origin, dtype=torch.float64)

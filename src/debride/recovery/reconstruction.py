@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from debride.models.state import named_modules, undisturbed
 from debride.planning.plan import Group, PlannedGroup, removed_positions
 from debride.recovery.batchnorm import recalibrate
 from debride.recovery.least_squares import least_squares, normed_layers
-from debride.recovery.moments import POSITIONS, drawn, patches_of, width
+from debride.recovery.moments import POSITIONS, drawn, patches_of, solvable, width
 from debride.recovery.registry import Recovery, register_recovery
 
 RIDGE = 3e-2
@@ -58,7 +59,8 @@ def reconstruction(
     original's output Y on the same images, and the run goes on with these. Each batch norm's
     statistics are taken from the sample on the way, and measured anew where there are more images
     than the sample has. Transposed convolutions are repaired by `least_squares`; layers that do not
-    compute what their weights say, because they standardise them or pad on their own, are left.
+    compute what their weights say, because they standardise them or pad on their own, are left, as
+    are layers whose weights others share or that make them of other parameters.
 
     The sample is drawn from all images of `data` that have the size of the first, always the same.
 
@@ -77,6 +79,8 @@ def reconstruction(
     images, every = _sample(data)
     images = images.to(device)
     said = _outputs(original, images)
+    said = {name: said[name] for name in said.keys() & _own_weights(original)}
+    again = _norms_of_several(original, images)
     normed = normed_layers(groups)
 
     def repair(model: nn.Module, cut: Sequence[PlannedGroup]) -> None:
@@ -93,8 +97,8 @@ def reconstruction(
             patches = patches_of(layer, seen, _places(name, original.get_submodule(name), seen))
             fit(layer, patches, outputs, ridge, centred=name in normed)
 
-        _front_to_back(model, images, set(said), refit)
-        if not every:
+        _front_to_back(model, images, set(said), again, refit)
+        if again or not every:
             recalibrate(model, data, device=device)
 
     return repair
@@ -127,8 +131,14 @@ def fit(
     """
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
-    old = _by_part(layer, weight)
-    x, y = _rows_by_part(layer, patches), _rows_by_part(layer, outputs)
+    old, x, y = (
+        part.to(solvable(part.dtype))
+        for part in (
+            _by_part(layer, weight),
+            _rows_by_part(layer, patches),
+            _rows_by_part(layer, outputs),
+        )
+    )
     means = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
     if centred or isinstance(bias, Tensor):
         x, y = x - means[0], y - means[1]
@@ -211,6 +221,36 @@ def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return {name: outputs for name, outputs in once.items() if outputs is not None}
 
 
+def _own_weights(model: nn.Module) -> set[str]:
+    """Name the modules whose weight is a parameter of theirs alone."""
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    return {
+        name
+        for name, module in named_modules(model)
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+        and owners[id(weight)] == 1
+    }
+
+
+def _norms_of_several(model: nn.Module, images: Tensor) -> set[str]:
+    """Name the batch norms that run more than once: one call does not have their statistics."""
+    calls: Counter[str] = Counter()
+    handles = [
+        module.register_forward_pre_hook(lambda norm, _, name=name: calls.update([name]))
+        for name, module in _norms(model)
+    ]
+    _run(model, images[:1], handles)
+    return {name for name, count in calls.items() if count > 1}
+
+
+def _norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, module)
+        for name, module in named_modules(model)
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+
+
 def _says(layer: nn.Module, patches: Tensor, outputs: Tensor) -> bool:
     """Tell whether outputs are what a layer's weights make of patches, up to its precision."""
     weight, bias = layer.weight, layer.bias
@@ -241,21 +281,25 @@ def _pads_as_said(layer: _ConvNd, seen: Tensor, output: Tensor) -> bool:
 def _by_part(layer: nn.Module, weight: Tensor) -> Tensor:
     """Return a weight as (groups, outputs of each, patch)."""
     parts = int(getattr(layer, "groups", 1))
-    return weight.detach().view(parts, weight.shape[0] // parts, -1)
+    return weight.detach().reshape(parts, weight.shape[0] // parts, -1)
 
 
 def _rows_by_part(layer: nn.Module, rows: Tensor) -> Tensor:
     """Return rows (N, numbers) as (groups, N, numbers of each)."""
-    return rows.view(len(rows), int(getattr(layer, "groups", 1)), -1).transpose(0, 1)
+    return rows.reshape(len(rows), int(getattr(layer, "groups", 1)), -1).transpose(0, 1)
 
 
 def _front_to_back(
     model: nn.Module,
     images: Tensor,
     names: set[str],
+    left: set[str],
     refit: Callable[[str, nn.Module, Tensor], None],
 ) -> None:
-    """Run the sample through a network, and let every layer be refitted before it runs."""
+    """Run the sample through a network, and let every layer be refitted before it runs.
+
+    Batch norms are measured on the way, but for those that are `left`.
+    """
     handles = [
         module.register_forward_pre_hook(
             lambda layer, inputs, name=name: refit(name, layer, inputs[0])
@@ -265,8 +309,8 @@ def _front_to_back(
     ]
     handles += [
         module.register_forward_pre_hook(lambda norm, inputs: _measure(norm, inputs[0]))
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
+        for name, module in _norms(model)
+        if name not in left
     ]
     _run(model, images, handles)
 
