@@ -96,6 +96,11 @@ def test_other_settings_or_weights_are_refused(tmp_path: Path) -> None:
     state.write_text(json.dumps({**data, "settings": {**data["settings"], "images": 7}}))
     with pytest.raises(DebrideError, match="images 7 instead of 8"):
         prune(_net(), DATA, DATA, steps=3, recorded={"images": 8}, **arguments)
+    search = {"evidence": False, "folder": tmp_path / "search", "max_drift": 0.5}
+    with pytest.raises(_StopError):
+        prune(_net(), DATA, DATA, heatmap_rules="epsilon", on_step=_stop_at(1), **search)
+    with pytest.raises(DebrideError, match="with heatmap_rules epsilon instead of epsilon_plus"):
+        prune(_net(), DATA, DATA, heatmap_rules="epsilon_plus", **search)
     other = _net()
     with torch.no_grad():
         other.get_parameter("one.weight")[0] += 1

@@ -268,7 +268,7 @@ def prune(
         **({"residual_width": True} if residual_width else {}),
         **({"options": every} if (every := with_defaults(criterion, options or {})) else {}),
         **({"budget": {kind: list(several) or asked}} if floors is None
-           else {**asdict(floors), "metric": judge.measure}),
+           else {**asdict(floors), "metric": judge.measure, "heatmap_rules": heatmap_rules.name}),
     }  # fmt: skip
     points = Points(
         original, whole, {**settings, **(recorded or {})},

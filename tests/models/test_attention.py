@@ -30,6 +30,10 @@ def _tokens(module: nn.Module, *extra: Tensor | None) -> Tensor:
     return module(x, *extra)
 
 
+def _flat(module: nn.Module) -> Tensor:
+    return _tokens(module, None)
+
+
 def _map(module: nn.Module) -> Tensor:
     x = torch.randn(2, 7, 10, 12, generator=torch.Generator().manual_seed(0)).double()
     return module(x)
@@ -94,6 +98,31 @@ def test_opened_attention_is_the_same_attention(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert type(module) is type(make())
     assert vars(module).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "run"),
+    [
+        (lambda: nn.MultiheadAttention(12, 3, dropout=0.5, batch_first=True), _multihead),
+        (lambda: Attention(12, 3, attn_drop=0.5), _tokens),
+        (lambda: SABlock(12, 3, dropout_rate=0.5), _tokens),
+        (lambda: TimmWindows(12, 3, window_size=3, attn_drop=0.5), _tokens),
+        (lambda: MonaiWindows(12, 3, window_size=(3, 3), attn_drop=0.5), _flat),
+        (lambda: ShiftedWindowAttention(12, [3, 4], [1, 2], 3, attention_dropout=0.5), _map),
+        (lambda: ShiftedWindowAttentionV2(12, [3, 4], [1, 0], 3, attention_dropout=0.5), _map),
+    ],
+)
+def test_opened_attention_drops_as_it_did(
+    make: Callable[[], nn.Module], run: Callable[[nn.Module], Tensor]
+) -> None:
+    module = toys.randomise(make()).double()
+    torch.manual_seed(0)
+    with opened(module), torch.no_grad():
+        whole = run(module.eval())
+        found = torch.stack([run(module.train()) for _ in range(600)])
+    assert found.std(0).min() > 0
+    off = (found.mean(0) - whole).abs() / (found.std(0) / 600**0.5)
+    assert off.mean() < 1.2  # of a mean of so many draws: 0.8 on the mean
 
 
 @pytest.mark.parametrize(("heads", "dims"), [((0, 1), (1, 3)), ((1,), (0, 1, 2, 3)), ((0,), (2,))])

@@ -91,6 +91,23 @@ def test_a_plan_edited_by_hand_is_applied(model: nn.Module, plan: Plan) -> None:
     assert torch.equal(small(IMAGES), expected(IMAGES))
 
 
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        ({"con": [1]}, "no group 'con': did you mean 'conv'"),
+        ({"conv": []}, "must keep one unit at least"),
+        ({"conv": [1, 1]}, "each once"),
+        ({"conv": [-1]}, "has units 0 to 5"),
+        ({"conv": [0, 6]}, "has units 0 to 5"),
+    ],
+)
+def test_other_units_are_units_of_the_plan(
+    plan: Plan, keep: dict[str, list[int]], words: str
+) -> None:
+    with pytest.raises(DebrideError, match=words):
+        plan.with_keep(keep)
+
+
 @given(st.sets(st.integers(0, 300)))
 def test_ranges_come_back(indices: set[int]) -> None:
     ordered = tuple(sorted(indices))

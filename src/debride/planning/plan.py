@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from debride.errors import DebrideError
+from debride.errors import DebrideError, hint
 from debride.models.attention import INPUT
 from debride.planning.costs import Costs
 from debride.planning.layers import bare_parameters, width
@@ -164,7 +164,21 @@ class Plan:
         return sum(len(group.keep) for group in self.groups) / max(total, 1)
 
     def with_keep(self, keep: Mapping[str, Sequence[int]]) -> Plan:
-        """Return the plan with other kept units for the groups named; costs stay as they are."""
+        """Return the plan with other kept units for the groups named; costs stay as they are.
+
+        Raises
+        ------
+        DebrideError
+            For a group that the plan does not have, units that a group does not have, or none.
+        """
+        sizes = {group.name: group.units for group in self.groups}
+        for name, units in keep.items():
+            if name not in sizes:
+                raise DebrideError(f"the plan has no group '{name}': {hint(name, list(sizes))}")
+            if not units or len(set(units)) < len(units):
+                raise DebrideError(f"group '{name}' must keep one unit at least, and each once")
+            if min(units) < 0 or max(units) >= sizes[name]:
+                raise DebrideError(f"group '{name}' has units 0 to {sizes[name] - 1}")
         return replace(
             self,
             groups=tuple(

@@ -34,7 +34,8 @@ class OpenSABlock(Opened, SABlock):  # type: ignore[misc]
         """Attend; a zero in the (B, N) mask shuts a token out."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         seen = None if attn_mask is None else (attn_mask != 0)[:, None, None]
-        out = attend(q, k, v, self.num_heads, self.head_scale, seen)
+        dropout = self.drop_weights.p if self.training else 0.0
+        out = attend(q, k, v, self.num_heads, self.head_scale, seen, dropout)
         out = self.out_proj(out)
         return self.drop_output(out)  # type: ignore[no-any-return]
 

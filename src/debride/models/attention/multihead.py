@@ -79,7 +79,8 @@ class OpenMultihead(Opened, nn.MultiheadAttention):
         if key_padding_mask is not None:
             padding = as_bias(key_padding_mask, q).reshape(k.shape[0], 1, 1, -1)
             bias = padding if bias is None else bias + padding
-        out = self.out_proj(attend(q, k, v, self.num_heads, self.head_scale, bias))
+        dropout = self.dropout if self.training else 0.0
+        out = self.out_proj(attend(q, k, v, self.num_heads, self.head_scale, bias, dropout))
         if single:
             return out.squeeze(0), None
         return (out if self.batch_first else out.transpose(0, 1)), None

@@ -191,8 +191,11 @@ def attend(
     heads: int,
     scale: float,
     bias: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Attend with (B, N, heads · size) tensors; `bias` (..., heads, N, M) is added to the scores.
+
+    Of the weights that attention gives, `dropout` go to zero.
 
     Returns
     -------
@@ -202,7 +205,9 @@ def attend(
     query, key, value = (
         each.reshape(*each.shape[:2], heads, -1).transpose(1, 2) for each in (query, key, value)
     )
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale
+    )
     out = out.transpose(1, 2)
     return out.reshape(*out.shape[:2], -1)
 

@@ -41,7 +41,8 @@ class OpenTimm(Opened, Attention):  # type: ignore[misc]
         )
         if is_causal:
             attn_mask = x.new_ones(x.shape[1], x.shape[1]).tril().bool()
-        out = self.proj(attend(q, k, v, self.num_heads, self.head_scale, attn_mask))
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = self.proj(attend(q, k, v, self.num_heads, self.head_scale, attn_mask, dropout))
         return self.proj_drop(out)  # type: ignore[no-any-return]
 
 

@@ -61,7 +61,8 @@ class OpenShifted(Opened, ShiftedWindowAttention):  # type: ignore[misc]
 
     def _heads(self, tokens: Tensor, bias: Tensor) -> Tensor:
         q, k, v = self.qkv(tokens).chunk(3, dim=-1)
-        return attend(q, k, v, self.num_heads, self.head_scale, bias)
+        dropout = self.attention_dropout if self.training else 0.0
+        return attend(q, k, v, self.num_heads, self.head_scale, bias, dropout)
 
 
 @register_attention(ShiftedWindowAttentionV2)
@@ -91,7 +92,8 @@ class OpenShiftedV2(OpenShifted, ShiftedWindowAttentionV2):  # type: ignore[misc
         )
         scale = self.logit_scale.clamp(max=math.log(100.0)).exp()
         q = (q * scale.reshape(-1, 1)).flatten(2)
-        return attend(q, k.flatten(2), parts[2], self.num_heads, 1.0, bias)
+        dropout = self.attention_dropout if self.training else 0.0
+        return attend(q, k.flatten(2), parts[2], self.num_heads, 1.0, bias, dropout)
 
 
 def _cut(x: Tensor, high: int, wide: int) -> Tensor:

@@ -38,5 +38,6 @@ class Windows(Opened):
         bias = table.reshape(size, size, -1).permute(2, 0, 1)
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # type: ignore[attr-defined]
         bias = with_mask(bias, mask, x.shape[0]).to(q.dtype)
-        out = attend(q, k, v, self.num_heads, self.head_scale, bias)
+        dropout = self.attn_drop.p if self.training else 0.0  # type: ignore[attr-defined]
+        out = attend(q, k, v, self.num_heads, self.head_scale, bias, dropout)
         return self.proj_drop(self.proj(out))  # type: ignore[attr-defined, no-any-return]
