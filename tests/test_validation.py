@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from debride.errors import DebrideError
 from debride.validation import Validation
 
 CPU = torch.device("cpu")
@@ -48,3 +49,10 @@ def test_single_logits_and_several_labels_are_bernoulli(labels):
     p, q = before.sigmoid(), after.sigmoid()
     expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum() * columns / 2
     assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_of_no_class_are_refused(label):
+    data = [(torch.zeros(2, 1, 2, 2), torch.tensor([0, label]))]
+    with pytest.raises(DebrideError, match=f"the label {label}, and the network tells 2 classes"):
+        Validation(Fixed([[0.0, 1.0], [1.0, 0.0]]), data, None, CPU)

@@ -56,9 +56,10 @@ class Validation:
             task = "binary" if self.original.shape[1] == 1 else task
         self.task: Task = task
         classes = 2 if task == "binary" else self.original.shape[1]
-        if task != "multilabel" and int(self.labels.max()) >= classes:
+        wrong = self.labels[(self.labels < 0) | (self.labels >= classes)]
+        if task != "multilabel" and len(wrong):
             raise DebrideError(
-                f"a validation image has the label {int(self.labels.max())}, and the network "
+                f"a validation image has the label {int(wrong[0])}, and the network "
                 f"tells {classes} classes apart: give labels from 0 to {classes - 1}"
             )
         usual = "auc" if task == "multilabel" else "balanced_accuracy"

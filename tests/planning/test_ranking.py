@@ -86,6 +86,12 @@ def test_two_groups_may_share_a_producer() -> None:
     assert found["y"].tolist() == [0.3, 0.7]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused(value: float) -> None:
+    with pytest.raises(DebrideError, match="scores of 'a' are not all finite"):
+        importances([_group("a", 2)], {"a": _doubles(1, value)}, "share")
+
+
 def test_an_unknown_normalisation_is_named() -> None:
     assert normalisation_names() == ("rank", "share", "share_width", "share_width_rank")
     with pytest.raises(DebrideError, match="no normalisation 'shares': did you mean 'share'"):

@@ -142,6 +142,11 @@ def importances(
         For each producing layer, (width,) scores of the positions that it kept so far.
     normalise : str
         ``"share_width_rank"``, ``"share_width"``, ``"share"`` or ``"rank"``.
+
+    Raises
+    ------
+    DebrideError
+        For an unknown normalisation, or scores that are not finite.
     """
     check_normalisation(normalise)
     removed = {
@@ -159,6 +164,10 @@ def importances(
             # A head may have lost some of its dimensions.
             present = ~torch.isin(positions, gone)
             given = scores[tap.layer]
+            if not bool(torch.isfinite(given).all()):
+                raise DebrideError(
+                    f"the scores of '{tap.layer}' are not all finite: a ranking needs finite ones"
+                )
             values = (given[local.clamp(max=len(given) - 1)] * present).sum(1)
             total = float(values.sum())
             if total > 0:
