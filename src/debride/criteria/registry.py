@@ -168,7 +168,7 @@ def score(
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
     >>> found = score(net, [torch.rand(2, 1, 5, 5)], criterion="ig", n_steps=2)
     >>> found.criterion, found.count, found.values["0"].shape
-    ('ig:2', 2, torch.Size([4]))
+    ('ig:2:abs', 2, torch.Size([4]))
     """
     check_criterion(criterion, options)
     run = _CRITERIA[_plain(criterion)]
