@@ -135,6 +135,22 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def load_yaml(text: str) -> Any:
+    """Give what a YAML text says: plain types alone, no key twice.
+
+    Raises
+    ------
+    yaml.YAMLError
+        For a text that is not YAML, or has a key twice.
+
+    Examples
+    --------
+    >>> load_yaml("macs: 0.5")
+    {'macs': 0.5}
+    """
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
 def read_yaml(path: Path, flag: str) -> dict[str, Any]:
     """Read a YAML file of names and values.
 
@@ -144,7 +160,7 @@ def read_yaml(path: Path, flag: str) -> dict[str, Any]:
         When it cannot be read or holds something else; `flag` is the one that names the file.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DebrideError(f"no file '{path}': give {flag} an existing YAML file") from None
     except (OSError, UnicodeDecodeError) as error:

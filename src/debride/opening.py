@@ -140,11 +140,11 @@ def open_job(settings: Any, *, fresh: bool = False) -> Job:
     """
     device = device_named(settings.device)
     parent = open_parent(settings, device)
-    classes = settings.classes if parent is None else parent.classes
-    source = open_data(settings, classes) if parent is None else _same_data(settings, parent)
     if parent is not None:
+        source = _same_data(settings, parent)
         network = stored_network(parent, device)
     else:
+        source = open_data(settings, settings.classes)
         outputs = len(source.classes)
         network = open_network(settings, outputs, source.spatial, source.channels, device)
         if fresh and settings.mean is None and settings.weights is None:

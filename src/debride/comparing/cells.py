@@ -147,14 +147,14 @@ def run(cell: Cell) -> dict[str, Any]:
     watch = Stopwatch()
     settings = cell.prune
     job = open_job(settings)
-    _check_network(cell, job)
+    made_of = {"network_sha256": _network(cell), "images_sha256": job.source.fingerprint()}
+    _check_network(cell, job, made_of["images_sha256"])
     with watch.part("reference"):
         chosen = job.choose(
             settings.reference,
             strategy=settings.reference_strategy,
             correct_only=settings.reference_correct,
         )
-    made_of = {"network_sha256": _network(cell), "images_sha256": job.source.fingerprint()}
     for path in sorted(result_path(cell).parent.glob("*.json")):
         _check_made_of(path, json.loads(path.read_text(encoding="utf-8")), cell, made_of)
     visits = _Visits(cell, job, made_of)
@@ -208,13 +208,13 @@ def run(cell: Cell) -> dict[str, Any]:
     return document
 
 
-def _check_network(cell: Cell, job: Job) -> None:
+def _check_network(cell: Cell, job: Job, images: str) -> None:
     """Refuse a network that nothing can be said of, or that was trained on other images."""
     workflow.check_whole(job)
     study = cell.study
     if study.train is not None:
         stored = json.loads((study.base / "run.json").read_text(encoding="utf-8"))
-        if stored["data"]["sha256"] != job.source.fingerprint():
+        if stored["data"]["sha256"] != images:
             raise DebrideError(
                 f"'{study.base}' was trained on other images than those of '{study.data}' are "
                 "now: delete that folder, or call the data otherwise"

@@ -76,10 +76,9 @@ def check_there(cells: Iterable[Cell]) -> None:
     DebrideError
         Naming the entry of the grid.
     """
-    for cell in cells:
-        with within(f"the data '{cell.study.data}'"):
+    for study, cell in {cell.study.name: (cell.study, cell) for cell in cells}.values():
+        with within(f"the data '{study.data}'"):
             opener_of(cell.prune.data)
-        study = cell.study
         if study.train is not None and not is_trained(study):
             with within(f"the network '{study.network}'"):
                 _check_name(study.train.model)

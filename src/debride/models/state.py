@@ -32,6 +32,23 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
+def owners(model: nn.Module) -> dict[int, set[str]]:
+    """Return, by the id of each parameter, the names of the modules that it stands in.
+
+    Examples
+    --------
+    >>> first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    >>> second.weight = first.weight
+    >>> sorted(owners(nn.Sequential(first, second))[id(first.weight)])
+    ['0', '1']
+    """
+    found: dict[int, set[str]] = {}
+    for name, module in named_modules(model):
+        for parameter in module.parameters(recurse=False):
+            found.setdefault(id(parameter), set()).add(name)
+    return found
+
+
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
     """Put the training flag of every module and `requires_grad` of every parameter back.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from debride.errors import DebrideError
 from debride.models.attention import Heads
 from debride.models.plain import check_plain
-from debride.models.state import undisturbed
+from debride.models.state import owners, undisturbed
 from debride.planning import operations  # noqa: F401  (they register)
 from debride.planning.coupling import LeftAlone, coupled, head_groups
 from debride.planning.layers import bare_parameters
@@ -78,12 +78,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _on_trial(model: nn.Module, grouping: Grouping, example: Tensor) -> Grouping:
-    owners: dict[int, set[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), set()).add(name)
-    tied = {name for names in owners.values() if len(names) > 1 for name in names}
-    tied |= {n for n, p in bare_parameters(model).items() if len(owners[id(p)]) > 1}
+    found = owners(model)
+    tied = {name for names in found.values() if len(names) > 1 for name in names}
+    tied |= {n for n, p in bare_parameters(model).items() if len(found[id(p)]) > 1}
     own = [g for g in grouping.groups if not any(m.module in tied for m in g.members)]
     groups = sound(model, own, example)
     spoilt = tuple(

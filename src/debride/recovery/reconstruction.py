@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from debride.data.batches import unpack
 from debride.errors import DebrideError
 from debride.models.attention import opened
-from debride.models.state import named_modules, undisturbed
+from debride.models.state import named_modules, owners, undisturbed
 from debride.planning.plan import Group, PlannedGroup, removed_positions
 from debride.recovery.batchnorm import recalibrate
 from debride.recovery.least_squares import least_squares, normed_layers
@@ -223,12 +223,12 @@ def _outputs(original: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 def _own_weights(model: nn.Module) -> set[str]:
     """Name the modules whose weight is a parameter of theirs alone."""
-    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    found = owners(model)
     return {
         name
         for name, module in named_modules(model)
         if isinstance(weight := getattr(module, "weight", None), nn.Parameter)
-        and owners[id(weight)] == 1
+        and len(found[id(weight)]) == 1
     }
 
 

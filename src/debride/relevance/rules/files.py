@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from debride.config import load_yaml
 from debride.errors import DebrideError, hint
 from debride.relevance.rules.base import Rule
 from debride.relevance.rules.registry import make_rule
@@ -34,7 +35,7 @@ def read_rules(path: Path) -> RuleSet:
         For a file that cannot be read, an unknown key, rule or option.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DebrideError(f"cannot read the rule set '{path}': {error}") from error
     except yaml.YAMLError as error:
