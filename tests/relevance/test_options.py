@@ -251,6 +251,7 @@ def test_a_composite_from_a_file_equals_the_one_from_python(tmp_path):
         ("linear: epsilon\nconvolution: epsilon\nsums: all\n", "give one of ratio, abs, half"),
         ("linear: epsilon\nconvolution: epsilon\ndepths: {low: flat}\n", "is no depth"),
         ("linear: [1\n", "is not YAML"),
+        ("linear: epsilon\nlinear: gamma\nconvolution: gamma\n", "'linear' stands there twice"),
         ("linear: epsilon\nconvolution: {rule: alphabeta, alpha: 3}\n", "alpha - beta = 1"),
     ],
 )
